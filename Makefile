@@ -1,0 +1,84 @@
+SHELL       := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := help
+
+# WITHOUT="docker haproxy" leaves the tests out that need these; the last line counts them.
+WITHOUT ?=
+export SIDEKICK_TEST_WITHOUT := $(WITHOUT)
+
+# The version is stamped below; a checkout that git does not trust must build as well.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+TOOL    := go tool -modfile=tools/go.mod
+UNIT    := $$(go list ./... | grep -v /e2e$$)
+
+.PHONY: help build demo test check unit fuzz e2e bench golden lint soak deps static format vet tidy staticcheck once clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+build: ## bin/sidekick and bin/whoami, static
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sidekick ./cmd/sidekick
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/whoami ./examples/whoami
+
+demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_PORT, ONCE=1)
+	@scripts/deps demo
+	@$(MAKE) -s build
+	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
+
+test: ## everything, as the CI runs it
+	@scripts/stages deps:120 static:180 unit:420 fuzz:150 e2e:300 once:90
+
+check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
+	@scripts/stages static:180 staticcheck:180 quick:240
+
+deps: ## install what the tests need (Debian, root) and ask whether the engine answers
+	@scripts/deps test
+
+static: format vet tidy
+
+format:
+	@files=$$(gofmt -l $$(go list -f '{{.Dir}}' ./...)); [ -z "$$files" ] || { echo "not formatted, run gofmt -w on:" $$files; exit 1; }
+
+vet:
+	@go vet ./...
+
+tidy:
+	@go mod tidy -diff
+
+staticcheck:
+	@$(TOOL) staticcheck ./...
+
+quick:
+	@scripts/gotest $(UNIT)
+
+unit: ## unit tests with the race detector, real etcd, HAProxy and engine included
+	@scripts/gotest -race $(UNIT)
+
+fuzz: ## every fuzz target for a short time; FUZZTIME is the seconds in all
+	@scripts/fuzz $${FUZZTIME:-60}
+
+e2e: build ## the binary with a real engine, HAProxy and etcd, under load
+	@scripts/gotest -timeout 20m ./e2e
+
+once:
+	@case " $(WITHOUT) " in *" docker "*|*" haproxy "*) echo "left out on demand: the demo"; scripts/gotest -left-out demo;; \
+	  *) $(MAKE) -s demo ONCE=1;; esac
+
+bench: build ## how fast, beside a hand-made lower bound
+	@go run ./bench
+
+golden: ## write the expected files of the golden tests anew
+	@go test ./pkg/render/... ./cmd/sidekick/... -update
+
+lint: ## golangci-lint, compiled from source: takes minutes the first time
+	@$(TOOL) golangci-lint run ./...
+
+soak: ## fuzz targets for an hour; FUZZTIME overrides
+	@scripts/fuzz $${FUZZTIME:-3600}
+
+clean: ## remove what make made
+	@rm -rf bin .stages

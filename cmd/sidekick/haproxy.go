@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sidekick-proxy/sidekick/pkg/admin"
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+var haproxySettings = []string{"haproxy-bin", "haproxy-config", "haproxy-master-socket", "haproxy-runtime-socket"} //nolint:gochecknoglobals // constant
+
+func haproxyCommand() *cobra.Command {
+	s := newSettings()
+	cmd := &cobra.Command{
+		Use: "haproxy", Short: "HAProxy for `sidekick run --haproxy external`", Args: noArguments,
+		Long: "Writes a minimal valid configuration if there is none, then becomes HAProxy in master-worker mode,\n" +
+			"with the sockets by which an agent drives it. Agent and HAProxy live apart: neither's end is the other's.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.load(environ()); err != nil {
+				return err
+			}
+			return s.execHAProxy(cmd.Context())
+		},
+	}
+	s.offer(cmd, haproxySettings, logSettings)
+	return cmd
+}
+
+// execHAProxy becomes HAProxy.
+func (s *settings) execHAProxy(ctx context.Context) error {
+	config, err := s.haproxyFiles()
+	if err != nil {
+		return err
+	}
+	program, err := exec.LookPath(config.Bin)
+	if err != nil {
+		return fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer", err)
+	}
+	log := s.newLogger(os.Stderr)
+	err = haproxy.Prepare(ctx, config)
+	if refused := (*haproxy.Refused)(nil); errors.As(err, &refused) {
+		log.WithError(err).Warn("the configuration on disk is refused; HAProxy starts with a minimal one")
+	} else if err != nil {
+		return err
+	}
+	args := haproxy.ExecArgs(config)
+	log.WithField("command", args).Info("becoming HAProxy")
+	return fmt.Errorf("%s: %w", program, syscall.Exec(program, args, os.Environ()))
+}
+
+// haproxyFiles says where HAProxy and its files are, by absolute paths.
+func (s *settings) haproxyFiles() (haproxy.Config, error) {
+	config := haproxy.Config{Bin: s.haproxyBin}
+	for _, path := range []struct {
+		to   *string
+		from string
+	}{{&config.Path, s.haproxyConfig}, {&config.MasterSocket, s.haproxyMasterSocket}, {&config.RuntimeSocket, s.haproxyRuntimeSocket}} {
+		absolute, err := filepath.Abs(path.from)
+		if err != nil {
+			return config, fmt.Errorf("%s: %w", path.from, err)
+		}
+		*path.to = absolute
+	}
+	return config, nil
+}
+
+// newDriver returns the driver of this host's HAProxy, or nil with --haproxy off.
+func (a *agent) newDriver() (*haproxy.Driver, error) {
+	if a.haproxy == off {
+		return nil, nil //nolint:nilnil // none is what was asked for
+	}
+	config, err := a.haproxyFiles()
+	if err != nil {
+		return nil, err
+	}
+	if a.haproxy == haproxyManaged {
+		if _, err := exec.LookPath(config.Bin); err != nil {
+			return nil, fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer, or set --haproxy external or off", err)
+		}
+	}
+	config.Managed = a.haproxy == haproxyManaged
+	config.SameNetwork = true // agent and HAProxy both run in the host's network
+	config.ReloadInterval = a.reloadInterval
+	config.Log = a.stageLog(admin.StageHAProxy)
+	config.Report = a.reportHAProxy
+	return haproxy.NewDriver(config)
+}
+
+// reportHAProxy notes that what the driver was given is in force, or why not.
+func (a *agent) reportHAProxy(err error) {
+	a.state.Report(admin.StageHAProxy)(err)
+	if err == nil {
+		a.state.SetInForce()
+	}
+}
+
+// serveHAProxy runs the end of the second pipe.
+func (a *agent) serveHAProxy(life context.Context, group *errgroup.Group, wanted <-chan render.Files) {
+	if a.driver != nil {
+		group.Go(func() error { return a.driver.Run(life, wanted) })
+		return
+	}
+	group.Go(func() error {
+		for {
+			select {
+			case <-wanted:
+				a.state.SetInForce() // as far as it goes: nobody applies it
+			case <-life.Done():
+				return life.Err()
+			}
+		}
+	})
+}
+
+// proxyFacts is what the admin API tells about HAProxy.
+func (a *agent) proxyFacts() admin.Proxy {
+	if a.driver == nil {
+		return admin.Proxy{Mode: off, InStep: true}
+	}
+	state := a.driver.State()
+	return admin.Proxy{
+		Mode: a.haproxy, InStep: state.Hash != "" && state.LastError == "" && state.Differences == 0, State: state.Status,
+		Version: state.Version, Differences: state.Differences, OldWorkers: state.OldWorkers,
+		Reloads: state.Reloads, RuntimeCommands: state.RuntimeCommands,
+	}
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// README's table of settings is the code's: a row for each, in the code's order.
+func TestReadmeSettings(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(readme), "## Settings\n")
+	if !ok {
+		t.Fatal("README.md has no section ## Settings")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var got []string
+	for line := range strings.Lines(section) {
+		if strings.HasPrefix(line, "| `--") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	if diff := cmp.Diff(got, settingsTable()); diff != "" {
+		t.Errorf("README.md's settings differ from the code's (- README, + code):\n%s", diff)
+	}
+}
+
+// settingsTable returns the rows that README.md should have.
+func settingsTable() []string {
+	var rows []string
+	s := newSettings()
+	s.all.SortFlags = false
+	s.all.VisitAll(func(f *pflag.Flag) {
+		value := f.DefValue
+		if value == "[]" {
+			value = ""
+		}
+		if value != "" {
+			value = "`" + value + "`"
+		}
+		variable, usage := pflag.UnquoteUsage(f)
+		flag := f.Name
+		if variable != "string" && variable != "duration" && variable != "stringToString" {
+			flag += " " + variable
+		}
+		rows = append(rows, fmt.Sprintf("| `--%s` | %s | %s |", flag, value, usage))
+	})
+	return rows
+}
+
+// Every setting is found by its environment variable too; none clashes with another.
+func TestEnvironmentNames(t *testing.T) {
+	seen := map[string]string{}
+	newSettings().all.VisitAll(func(f *pflag.Flag) {
+		name := envName(f.Name)
+		if other, ok := seen[name]; ok {
+			t.Errorf("%s stands for both --%s and --%s", name, f.Name, other)
+		}
+		seen[name] = f.Name
+	})
+	if got := seen["SIDEKICK_HAPROXY_MASTER_SOCKET"]; got != "haproxy-master-socket" {
+		t.Errorf("SIDEKICK_HAPROXY_MASTER_SOCKET stands for %q", got)
+	}
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/templates"
+)
+
+// builtinTemplate is the name of the built-in template in messages.
+const builtinTemplate = "built-in template"
+
+type renderOptions struct {
+	catalog              string
+	direct, check, print bool
+}
+
+func renderCommand() *cobra.Command {
+	s := newSettings()
+	var o renderOptions
+	cmd := &cobra.Command{
+		Use: "render", Short: "What the template makes of the catalog, without touching anything", Args: noArguments,
+		Long: "Prints the file(s) that HAProxy would be given. The catalog comes from this host's agent, from the\n" +
+			"registry (--direct), or from a file (--catalog), as `sidekick services -o catalog` prints it.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.load(environ()); err != nil {
+				return err
+			}
+			if o.print {
+				_, err := io.WriteString(cmd.OutOrStdout(), templates.HAProxy)
+				return err
+			}
+			return s.render(cmd, o)
+		},
+	}
+	cmd.Flags().StringVar(&o.catalog, "catalog", "", "`file` to take the catalog from")
+	cmd.Flags().BoolVar(&o.direct, "direct", false, "take the catalog from the registry")
+	cmd.Flags().BoolVar(&o.check, "check", false, "have HAProxy check the result; exit code 3 when it refuses")
+	cmd.Flags().BoolVar(&o.print, "print-template", false, "print the built-in template instead, to start your own from")
+	s.offer(cmd, []string{"admin", "state-dir"}, registrySettings, templateSettings)
+	return cmd
+}
+
+func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
+	catalog, err := s.catalogFor(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
+	renderer, err := s.newRenderer()
+	if err != nil {
+		return refusedError{err}
+	}
+	files, _, err := renderer.Render(catalog, nil)
+	if err != nil {
+		return refusedError{err}
+	}
+	if err := writeFiles(cmd.OutOrStdout(), files); err != nil {
+		return err
+	}
+	if !o.check {
+		return nil
+	}
+	if err := haproxy.Check(cmd.Context(), s.haproxyBin, files); err != nil {
+		return refusedError{err}
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "HAProxy accepts it")
+	return nil
+}
+
+// writeFiles prints the configuration, and each file beside it below a line with its name.
+func writeFiles(out io.Writer, files render.Files) error {
+	for _, file := range files {
+		if file.Name != "" {
+			fmt.Fprintf(out, "\n# ---- %s ----\n", file.Name)
+		}
+		if _, err := file.WriteTo(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *settings) catalogFor(ctx context.Context, o renderOptions) (*service.Catalog, error) {
+	if o.catalog == "" {
+		return s.readCatalog(ctx, o.direct)
+	}
+	text, err := os.ReadFile(o.catalog)
+	if err != nil {
+		return nil, fmt.Errorf("--catalog: %w", err)
+	}
+	catalog, err := service.ParseFile(text)
+	if err != nil {
+		return nil, refusedError{fmt.Errorf("--catalog %s: %w", o.catalog, err)}
+	}
+	return catalog, nil
+}
+
+// readCatalog returns the catalog of this host's agent, or of the registry itself.
+func (s *settings) readCatalog(ctx context.Context, direct bool) (*service.Catalog, error) {
+	if direct {
+		return s.readRegistry(ctx)
+	}
+	status, body, err := s.askAgent(ctx, "/api/v1/services?format=catalog")
+	if err != nil {
+		return nil, err
+	}
+	if status != http.StatusOK {
+		return nil, fmt.Errorf("agent at %s: %s", s.admin, oneLine(string(body)))
+	}
+	return service.ParseFile(body)
+}
+
+// readRegistry lists the registry once.
+func (s *settings) readRegistry(ctx context.Context) (*service.Catalog, error) {
+	client, err := s.dialRegistry()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	const patience = 10 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var last error
+	out := make(chan *service.Catalog, 1)
+	ended := make(chan error, 1)
+	watcher := &etcd.Watcher{Client: client, Prefix: s.prefix, Log: s.newLogger(io.Discard), Report: func(err error) { last = err }}
+	go func() { ended <- watcher.Run(ctx, out) }()
+	select {
+	case catalog := <-out:
+		cancel()
+		<-ended
+		return catalog, nil
+	case err := <-ended:
+		if last != nil {
+			err = last
+		}
+		return nil, fmt.Errorf("registry %s did not answer within %s: %w", s.registry, patience, err)
+	}
+}
+
+// newRenderer reads and parses the template that the settings name.
+func (s *settings) newRenderer() (*render.Renderer, error) {
+	if s.template == "" {
+		return render.New(builtinTemplate, templates.HAProxy, s.renderSettings())
+	}
+	text, err := os.ReadFile(s.template)
+	if err != nil {
+		return nil, fmt.Errorf("--template: %w", err)
+	}
+	return render.New(s.template, string(text), s.renderSettings())
+}
+
+// renderSettings are the facts of this host that the model holds.
+func (s *settings) renderSettings() render.Settings {
+	low, high, _ := s.portRange() // validate has refused a bad one
+	return render.Settings{
+		Node: s.node, Zone: s.zone, HTTPListen: s.httpListen, Stats: s.statsListen,
+		ListenLow: low, ListenHigh: high, Set: s.set, RuntimeSocket: s.haproxyRuntimeSocket,
+	}
+}

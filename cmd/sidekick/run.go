@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sidekick-proxy/sidekick/internal/newest"
+	"github.com/sidekick-proxy/sidekick/internal/statedir"
+	"github.com/sidekick-proxy/sidekick/pkg/admin"
+	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/docker"
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
+	"github.com/sidekick-proxy/sidekick/pkg/register"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// linger is how long an agent that was told to stop goes on watching its containers: those that
+// are stopped along with it, as when the host goes down, still leave the proxies in time.
+const linger = 2 * time.Second
+
+func runCommand() *cobra.Command {
+	s := newSettings()
+	cmd := &cobra.Command{
+		Use: "run", Short: "The agent", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.load(environ()); err != nil {
+				return err
+			}
+			return s.runAgent(cmd.Context())
+		},
+	}
+	s.offerAll(cmd)
+	return cmd
+}
+
+func environ() []string { return os.Environ() }
+
+// agent is what the two pipes of a running agent share.
+type agent struct {
+	*settings
+	log     *logrus.Logger
+	state   *admin.State
+	dir     *statedir.Dir
+	client  *clientv3.Client
+	self    service.Node
+	address netip.Addr      // under which other hosts reach this one
+	driver  *haproxy.Driver // nil with --haproxy off
+}
+
+// runAgent runs until stop is cancelled: then registrations are left as --exit-ttl says, and the
+// rest ends.
+func (s *settings) runAgent(stop context.Context) error {
+	a, err := s.newAgent()
+	if err != nil {
+		return err
+	}
+	defer a.dir.Close()
+	life, end := context.WithCancel(context.WithoutCancel(stop))
+	defer end()
+
+	listener, err := s.listenAdmin()
+	if err != nil {
+		return err
+	}
+	server, err := s.startEmbedded(life, a.stageLog(admin.StageRegister))
+	if err != nil {
+		return err
+	}
+	if server != nil {
+		defer server.Stop() //nolint:errcheck // the agent ends; etcd has logged what went wrong
+	}
+	if a.client, err = s.dialRegistry(); err != nil {
+		return err
+	}
+	defer a.client.Close()
+
+	a.announce()
+	group, life := errgroup.WithContext(life)
+	if server != nil {
+		group.Go(func() error { return server.Wait(life) })
+	}
+	if listener != nil {
+		group.Go(func() error { return admin.Serve(life, listener, a.state) })
+	}
+	a.serve(life, group)
+	group.Go(func() error { defer end(); return a.register(stop, life, group) })
+	if err := group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	a.log.Info("sidekick ends")
+	return nil
+}
+
+// newAgent takes hold of the state directory and finds out who and where the agent is.
+func (s *settings) newAgent() (*agent, error) {
+	if _, err := s.registryConfig(); err != nil {
+		return nil, usageError{err}
+	}
+	advertise, err := s.advertised()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := statedir.Open(s.stateDir)
+	if err != nil {
+		return nil, err
+	}
+	id, err := dir.AgentID()
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	machine, boot := statedir.Machine()
+	a := &agent{settings: s, log: s.newLogger(os.Stderr), dir: dir, address: advertise}
+	a.self = service.Node{
+		Name: s.node, Agent: id, Machine: machine, Boot: boot,
+		Address: advertise.String(), Version: version, Started: time.Now().UTC().Truncate(time.Second),
+	}
+	stages := []admin.Stage{admin.StageDocker, admin.StageRegister, admin.StageWatch, admin.StageRender, admin.StageHAProxy}
+	if s.docker == off {
+		stages = stages[1:]
+	}
+	if s.haproxy == off {
+		stages = stages[:len(stages)-1]
+	}
+	a.state = admin.NewState(s.node, version, stages, a.proxyFacts, time.Now)
+	if a.driver, err = a.newDriver(); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return a, nil
+}
+
+func (s *settings) listenAdmin() (net.Listener, error) {
+	if s.admin == off {
+		return nil, nil //nolint:nilnil // no listener is what was asked for
+	}
+	listener, err := net.Listen("tcp", s.admin)
+	if err != nil {
+		return nil, fmt.Errorf("--admin %s: %w; give a free address, or \"off\"", s.admin, err)
+	}
+	return listener, nil
+}
+
+func (a *agent) announce() {
+	a.log.WithFields(logrus.Fields{
+		"version": version, "node": a.node, "advertise": a.self.Address, "registry": a.registry,
+		"prefix": a.prefix, "haproxy": a.haproxy, "admin": a.admin,
+	}).Info("sidekick starts")
+}
+
+// register runs the first pipe, from this host's containers to the registry. It returns after stop
+// is cancelled and the registrations were left in good order; life must outlast it.
+func (a *agent) register(stop, life context.Context, group *errgroup.Group) error {
+	publish := make(chan []service.Instance)
+	publisher := &register.Publisher{
+		Registry: &etcd.Registry{
+			Client: a.client, Prefix: a.prefix, Node: a.self, TTL: a.ttl, ExitTTL: a.exitTTL,
+			Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister),
+		},
+		Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister), Linger: linger,
+	}
+	if a.docker == off {
+		group.Go(func() error { return send(life, publish, []service.Instance{}) })
+	} else {
+		a.watchContainers(life, group, publish)
+	}
+	// Whatever ends the agent's life also ends the publisher.
+	stop, cancel := context.WithCancel(stop)
+	defer cancel()
+	defer context.AfterFunc(life, cancel)()
+	err := publisher.Run(stop, publish)
+	if stop.Err() != nil {
+		return context.Canceled
+	}
+	return err
+}
+
+// watchContainers runs the stages from Docker through the gate to publish.
+func (a *agent) watchContainers(life context.Context, group *errgroup.Group, publish chan []service.Instance) {
+	found, candidates, passed := make(chan []service.Instance), make(chan []service.Instance), make(chan []service.Instance)
+	source := &docker.Source{
+		Host: a.docker, Node: a.node, Zone: a.zone, Advertise: a.address, ExposeAll: a.expose == "all",
+		Log: a.stageLog(admin.StageDocker), Report: a.state.Report(admin.StageDocker), Rejected: a.state.SetRejected("docker"),
+	}
+	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate")}
+	group.Go(func() error { return source.Run(life, found) })
+	group.Go(func() error { return newest.Run(life, found, candidates) })
+	group.Go(func() error { return gate.Run(life, candidates, passed) })
+	group.Go(func() error { return newest.Run(life, passed, publish) })
+}
+
+// serve runs the second pipe, from the registry to HAProxy.
+func (a *agent) serve(life context.Context, group *errgroup.Group) {
+	watched, catalogs := make(chan *service.Catalog), make(chan *service.Catalog)
+	snapshots, fresh := make(chan *catalog.Snapshot), make(chan *catalog.Snapshot)
+	rendered, wanted := make(chan render.Files), make(chan render.Files)
+	watcher := &etcd.Watcher{Client: a.client, Prefix: a.prefix, Log: a.stageLog(admin.StageWatch), Report: a.state.Report(admin.StageWatch)}
+	view := &catalog.View{
+		Settle: a.settle, SettleMax: a.settleMax, KeepEmpty: a.keepEmpty, MaxCacheAge: a.maxCacheAge,
+		CachePath: a.dir.Path("catalog.json"), Source: a.prefix, Log: a.stageLog(admin.StageWatch),
+	}
+	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state}
+	group.Go(func() error { return watcher.Run(life, watched) })
+	group.Go(func() error { return newest.Run(life, watched, catalogs) })
+	group.Go(func() error { return view.Run(life, catalogs, snapshots) })
+	group.Go(func() error { return newest.Run(life, snapshots, fresh) })
+	group.Go(func() error { return stage.run(life, group, fresh, rendered) })
+	group.Go(func() error { return newest.Run(life, rendered, wanted) })
+	a.serveHAProxy(life, group, wanted)
+}
+
+func (a *agent) stageLog(stage admin.Stage) logrus.FieldLogger {
+	return a.log.WithField("stage", string(stage))
+}
+
+// send sends one value, or gives up with ctx.
+func send[T any](ctx context.Context, out chan<- T, v T) error {
+	select {
+	case out <- v:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

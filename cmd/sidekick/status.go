@@ -1,0 +1,154 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sidekick-proxy/sidekick/pkg/admin"
+)
+
+func statusCommand() *cobra.Command {
+	s := newSettings()
+	var alive bool
+	var output string
+	cmd := &cobra.Command{
+		Use: "status", Short: "How this host's agent does; exit code 0 only when all is in step", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.load(environ()); err != nil {
+				return err
+			}
+			if err := checkOutput(output, "", "json"); err != nil {
+				return err
+			}
+			if alive {
+				return s.alive(cmd)
+			}
+			return s.printStatus(cmd, output)
+		},
+	}
+	cmd.Flags().BoolVar(&alive, "alive", false, "ask only whether the agent lives, for health checks: an outage of the registry does not count")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "\"json\"")
+	s.offer(cmd, []string{"admin"})
+	return cmd
+}
+
+// checkOutput refuses a value of --output that the command does not know.
+func checkOutput(got string, known ...string) error {
+	for _, k := range known {
+		if got == k {
+			return nil
+		}
+	}
+	return usageError{fmt.Errorf("--output %q: must be one of%s", got, strings.Join(known, " "))}
+}
+
+func (s *settings) alive(cmd *cobra.Command) error {
+	status, body, err := s.askAgent(cmd.Context(), "/healthz")
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("agent at %s: %d %s", s.admin, status, body)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), "alive")
+	return nil
+}
+
+// errOutOfStep makes the exit code tell what the text says.
+var errOutOfStep = errors.New("not all is in step")
+
+func (s *settings) printStatus(cmd *cobra.Command, output string) error {
+	var status admin.Status
+	if err := s.askAgentJSON(cmd.Context(), "/api/v1/status", &status); err != nil {
+		return err
+	}
+	if output == "json" {
+		if err := printJSON(cmd.OutOrStdout(), status); err != nil {
+			return err
+		}
+	} else {
+		writeStatus(cmd.OutOrStdout(), status)
+	}
+	if !status.InStep {
+		return errOutOfStep
+	}
+	return nil
+}
+
+func writeStatus(out io.Writer, status admin.Status) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "node\t%s\tsidekick %s\n", status.Node, status.Version)
+	fmt.Fprintf(w, "catalog\t%s\t%s\n", catalogWord(status.Catalog), catalogDetail(status.Catalog))
+	fmt.Fprintf(w, "haproxy\t%s\t%s\n", stepWord(status.Proxy.InStep), proxyDetail(status.Proxy))
+	for _, stage := range status.Stages {
+		detail := stage.Error
+		if stage.OK {
+			detail = "last success " + ago(stage.AgeSeconds)
+		} else if stage.FailedFor > 0 {
+			detail = fmt.Sprintf("%s (failing for %s)", stage.Error, round(stage.FailedFor))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", stage.Stage, map[bool]string{true: "ok", false: "FAILING"}[stage.OK], oneLine(detail))
+	}
+	_ = w.Flush()
+}
+
+func catalogWord(c admin.CatalogStatus) string {
+	switch {
+	case !c.Known:
+		return "NONE"
+	case c.Live:
+		return "live"
+	default:
+		return "CACHED"
+	}
+}
+
+func catalogDetail(c admin.CatalogStatus) string {
+	if !c.Known {
+		return "the registry has not answered, and there is no usable copy on disk"
+	}
+	return fmt.Sprintf("%d services, %d instances, revision %d, confirmed %s", c.Services, c.Instances, c.Revision, ago(c.StalenessSeconds))
+}
+
+func stepWord(ok bool) string {
+	if ok {
+		return "in step"
+	}
+	return "BEHIND"
+}
+
+func proxyDetail(p admin.Proxy) string {
+	var reloads uint64
+	for _, n := range p.Reloads {
+		reloads += n
+	}
+	detail := fmt.Sprintf("%s, %d reloads, %d runtime commands, %d old workers", p.Mode, reloads, p.RuntimeCommands, p.OldWorkers)
+	if p.State != "" {
+		detail += "; " + p.State
+	}
+	return oneLine(detail)
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+func ago(seconds float64) string { return round(seconds) + " ago" }
+
+// round writes a duration as people say it.
+func round(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	default:
+		return d.Round(time.Minute).String()
+	}
+}

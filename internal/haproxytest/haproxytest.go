@@ -1,0 +1,187 @@
+// Package haproxytest holds what tests with a real HAProxy share: the program itself, short
+// directories for its sockets, web servers behind it and a load that retries nothing.
+package haproxytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Patience is how long a test waits for what must happen; on a busy machine that takes a while.
+const Patience = 30 * time.Second
+
+// Bin returns the path of HAProxy. Without one the test fails, unless SIDEKICK_TEST_WITHOUT names
+// haproxy: then it is skipped.
+func Bin(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath("haproxy")
+	if err == nil {
+		return path
+	}
+	if strings.Contains(os.Getenv("SIDEKICK_TEST_WITHOUT"), "haproxy") {
+		t.Skip("left out: no haproxy here")
+	}
+	t.Fatalf("haproxy is needed: install it, or set SIDEKICK_TEST_WITHOUT=haproxy to leave this out (%v)", err)
+	return ""
+}
+
+// Dir returns a fresh directory whose name is short enough for sockets.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hp") //nolint:usetesting // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) }) //nolint:errcheck // the machine's temporary directory
+	return dir
+}
+
+// Address returns a free address of the host; an address of its own keeps two HAProxys from sharing
+// a port without a word.
+func Address(t testing.TB, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", host+":0") //nolint:noctx // closed at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // nothing was accepted
+	return l.Addr().String()
+}
+
+// Server starts a web server that answers its name and returns its address.
+func Server(t testing.TB, name string) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, name) //nolint:errcheck // the client counts
+	}))
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// Get asks once and returns the body, or an error for everything but 200.
+func Get(addr string) (string, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	resp, err := client.Get("http://" + addr + "/") //nolint:noctx // bounded by the client
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %s", resp.Status)
+	}
+	return string(body), err
+}
+
+// Until waits for a condition.
+func Until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(Patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("waited %s in vain for: %s", Patience, what)
+		}
+	}
+}
+
+// Load is a steady stream of requests, each of which counts: nothing is tried again.
+type Load struct {
+	stop context.CancelFunc
+	wait sync.WaitGroup
+	mu   sync.Mutex
+	sent map[string]int // by what was answered
+	errs []error
+}
+
+// Start sends requests to addr from a number of clients, over kept connections or not.
+func Start(t testing.TB, addr string, clients int, keepAlive bool) *Load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &Load{stop: cancel, sent: map[string]int{}}
+	for range clients {
+		l.wait.Go(func() { l.client(ctx, addr, keepAlive) })
+	}
+	t.Cleanup(func() { l.Stop() })
+	return l
+}
+
+// client sends requests one after another. It speaks over connections of its own, for the standard
+// client would send a request again when a kept connection turns out to be closed.
+func (l *Load) client(ctx context.Context, addr string, keepAlive bool) {
+	var conn *wire
+	defer func() { conn.close() }()
+	for ctx.Err() == nil {
+		if conn == nil {
+			c, err := dialWire(ctx, addr)
+			if err != nil {
+				l.count("", ctx.Err(), err)
+				continue
+			}
+			conn = c
+		}
+		body, more, err := conn.get(addr, keepAlive)
+		l.count(body, ctx.Err(), err)
+		if err != nil || !more {
+			conn.close()
+			conn = nil
+		}
+	}
+}
+
+func (l *Load) count(body string, stopped, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		l.sent[body]++
+	case stopped == nil:
+		l.errs = append(l.errs, err)
+	}
+}
+
+// Sent is how many requests each server has answered so far.
+func (l *Load) Sent() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := map[string]int{}
+	for k, v := range l.sent {
+		out[k] = v
+	}
+	return out
+}
+
+// Stop ends the load and returns how many requests were answered, and what went wrong.
+func (l *Load) Stop() (ok int, failed []error) {
+	l.stop()
+	l.wait.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, n := range l.sent {
+		ok += n
+	}
+	return ok, l.errs
+}
+
+// MustLoseNothing ends the load and fails the test if a request failed or none was sent.
+func (l *Load) MustLoseNothing(t testing.TB) {
+	t.Helper()
+	ok, failed := l.Stop()
+	if len(failed) > 0 || ok == 0 {
+		t.Errorf("%d requests answered, %d failed, want 0 failed: %v", ok, len(failed), errors.Join(failed[:min(5, len(failed))]...))
+	}
+}

@@ -1,0 +1,62 @@
+package statedir
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAgentIDLasts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	first := openAndIdentify(t, path)
+	if again := openAndIdentify(t, path); again != first {
+		t.Errorf("agent id after a restart = %s, want %s", again, first)
+	}
+	if other := openAndIdentify(t, t.TempDir()); other == first {
+		t.Errorf("two directories have one agent id %s", other)
+	}
+}
+
+func openAndIdentify(t *testing.T, path string) string {
+	t.Helper()
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	id, err := d.AgentID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestOneHolder(t *testing.T) {
+	path := t.TempDir()
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("second open: %v, want a refusal that says it is in use", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d, err = Open(path)
+	if err != nil {
+		t.Fatalf("open after close: %v", err)
+	}
+	d.Close()
+}
+
+func TestUnwritable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), "--state-dir") {
+		t.Errorf("open below a file: %v, want an error that names --state-dir", err)
+	}
+}

@@ -1,0 +1,99 @@
+package admin
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collector reads the state at each scrape, so that no metric can lag behind what is shown
+// elsewhere.
+type collector struct {
+	state *State
+
+	stageSuccess, stageErrors         *prometheus.Desc
+	reloads, runtimeCommands          *prometheus.Desc
+	revision, staleness               *prometheus.Desc
+	differences, oldWorkers, inStep   *prometheus.Desc
+	instances, rejected, servicesDesc *prometheus.Desc
+}
+
+func newCollector(s *State) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("sidekick_"+name, help, labels, nil)
+	}
+	return &collector{
+		state:           s,
+		stageSuccess:    desc("stage_last_success_timestamp_seconds", "When the stage last succeeded, as Unix time; 0 for never.", "stage"),
+		stageErrors:     desc("stage_errors_total", "Failures of the stage.", "stage"),
+		reloads:         desc("reloads_total", "Reloads of HAProxy, by what made them necessary.", "reason"),
+		runtimeCommands: desc("runtime_commands_total", "Commands that HAProxy's runtime API accepted."),
+		revision:        desc("registry_revision", "Revision of the registry that the catalog shows."),
+		staleness:       desc("registry_staleness_seconds", "Time since the registry last confirmed the catalog."),
+		differences:     desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
+		oldWorkers:      desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
+		inStep:          desc("in_step", "1 when every stage works and HAProxy runs what is wanted."),
+		instances:       desc("instances", "Instances in the catalog, by state; starting ones are this host's only.", "state"),
+		rejected:        desc("rejected", "What is left out at present: values, keys and labels that break a rule.", "kind"),
+		servicesDesc:    desc("services", "Services in the catalog."),
+	}
+}
+
+// Describe sends the descriptions of all metrics.
+func (c *collector) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, out) }
+
+// Collect sends the metrics as of now.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	status := c.state.Status()
+	c.state.stages.collect(out, c.stageSuccess, c.stageErrors)
+	for _, reason := range slices.Sorted(maps.Keys(status.Proxy.Reloads)) {
+		counter(c.reloads, float64(status.Proxy.Reloads[reason]), reason)
+	}
+	counter(c.runtimeCommands, float64(status.Proxy.RuntimeCommands))
+	gauge(c.revision, float64(status.Catalog.Revision))
+	gauge(c.staleness, status.Catalog.StalenessSeconds)
+	gauge(c.differences, float64(status.Proxy.Differences))
+	gauge(c.oldWorkers, float64(status.Proxy.OldWorkers))
+	gauge(c.inStep, map[bool]float64{true: 1}[status.InStep])
+	gauge(c.servicesDesc, float64(status.Catalog.Services))
+	states, rejected := c.state.counts()
+	for _, state := range slices.Sorted(maps.Keys(states)) {
+		gauge(c.instances, float64(states[state]), state)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(rejected)) {
+		gauge(c.rejected, float64(rejected[kind]), kind)
+	}
+}
+
+// counts returns the number of instances by state, and of rejections by kind.
+func (s *State) counts() (states, rejected map[string]int) {
+	catalog, _, local := s.view()
+	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0}
+	rejected = map[string]int{"label": 0, "value": 0, "key": 0}
+	for _, r := range local {
+		if r.Kind == kindHeld {
+			states[stateStarting]++
+			continue
+		}
+		rejected[r.Kind]++
+	}
+	if catalog == nil {
+		return states, rejected
+	}
+	for _, r := range catalog.Rejected {
+		rejected[r.Kind]++
+	}
+	for _, service := range catalog.Services {
+		for _, i := range service.Instances {
+			states[string(i.State)]++
+		}
+	}
+	return states, rejected
+}

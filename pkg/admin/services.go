@@ -1,0 +1,104 @@
+package admin
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// States that only this host's own instances can have: they are not in the registry.
+const (
+	stateStarting = "starting" // has not passed its check yet
+	stateRejected = "rejected" // breaks a rule
+)
+
+// kindHeld marks a rejection that is only a wait: the gate holds the instance back.
+const kindHeld = "held"
+
+// Service is one service in /api/v1/services and `sidekick services -o json`.
+type Service struct {
+	Name      string     `json:"name"`
+	Mode      string     `json:"mode"`
+	Hosts     []string   `json:"hosts"`
+	Path      string     `json:"path"`
+	Listen    uint16     `json:"listen"`
+	Why       string     `json:"why,omitempty"` // the service as a whole is not reached in the way it asks for
+	Instances []Instance `json:"instances"`
+}
+
+// Instance is one instance of a [Service].
+type Instance struct {
+	ID         string  `json:"id"`
+	Node       string  `json:"node"`
+	Address    string  `json:"address"`
+	Port       uint16  `json:"port"`
+	State      string  `json:"state"`
+	Weight     int     `json:"weight"`
+	Routed     bool    `json:"routed"`
+	Why        string  `json:"why"` // not routed; empty if routed
+	AgeSeconds float64 `json:"age_seconds"`
+}
+
+// Services lists what the model routes and does not route, together with what the registry or this
+// host could not take, sorted by name. Any argument may be nil.
+func Services(catalog *service.Catalog, model *render.Model, local []service.Rejection, now time.Time) []Service {
+	list := []Service{}
+	if model != nil {
+		for _, s := range model.Services {
+			list = append(list, modelled(s, now))
+		}
+	}
+	if catalog != nil {
+		local = slices.Concat(local, catalog.Rejected)
+	}
+	for _, r := range local {
+		list = addRejected(list, r)
+	}
+	slices.SortStableFunc(list, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+func modelled(s *render.Service, now time.Time) Service {
+	listed := Service{
+		Name: s.Name, Mode: string(s.Mode), Hosts: orEmpty(s.Hosts), Path: s.Path, Listen: s.Listen, Why: s.Why,
+		Instances: make([]Instance, 0, len(s.Instances)),
+	}
+	for _, i := range s.Instances {
+		age := 0.0
+		if !i.Started.IsZero() {
+			age = max(0, now.Sub(i.Started).Seconds())
+		}
+		listed.Instances = append(listed.Instances, Instance{
+			ID: i.ID, Node: i.Node, Address: i.Address.String(), Port: i.Port, State: string(i.State),
+			Weight: i.Weight, Routed: i.Routed, Why: i.Why, AgeSeconds: age,
+		})
+	}
+	return listed
+}
+
+// addRejected lists a rejection with its service, or under a name for people when it has none.
+func addRejected(list []Service, r service.Rejection) []Service {
+	name := cmp.Or(r.Service, r.Name, r.ID)
+	state := stateRejected
+	if r.Kind == kindHeld {
+		state = stateStarting
+	}
+	instance := Instance{ID: cmp.Or(r.ID, r.Name), Node: r.Node, State: state, Why: r.Reason}
+	for at := range list {
+		if list[at].Name == name {
+			list[at].Instances = append(list[at].Instances, instance)
+			return list
+		}
+	}
+	return append(list, Service{Name: name, Hosts: []string{}, Instances: []Instance{instance}})
+}
+
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}

@@ -1,0 +1,155 @@
+package catalog
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// copyVersion is the version of the format of the copy on disk.
+const copyVersion = 1
+
+// copyFile is the format of the copy on disk. The sum is over the catalog's bytes as they stand in
+// the file.
+type copyFile struct {
+	Version int             `json:"version"`
+	Saved   time.Time       `json:"saved"`
+	Source  string          `json:"source"`
+	SHA256  string          `json:"sha256"`
+	Catalog json.RawMessage `json:"catalog"`
+}
+
+// save writes the newest catalog to disk, at most once a second. What cannot be written is tried
+// again after a while; it never holds anything up.
+func (v *View) save(ctx context.Context, in <-chan *service.Catalog) error {
+	const pause, retry = time.Second, 10 * time.Second
+	var waiting *service.Catalog
+	failing := false
+	next := time.NewTimer(0)
+	<-next.C
+	idle := true // nothing was written within the last pause
+	for {
+		select {
+		case waiting = <-in:
+			if !idle {
+				continue
+			}
+		case <-next.C:
+			idle = true
+			if waiting == nil {
+				continue
+			}
+		case <-ctx.Done():
+			if waiting != nil && v.CachePath != "" {
+				v.saved(v.write(waiting), &failing)
+			}
+			return ctx.Err()
+		}
+		if v.CachePath == "" {
+			waiting = nil
+			continue
+		}
+		idle = false
+		if v.saved(v.write(waiting), &failing) {
+			waiting = nil
+			next.Reset(pause)
+		} else {
+			next.Reset(retry)
+		}
+	}
+}
+
+// saved reports how writing went, and logs it when that is news.
+func (v *View) saved(err error, failing *bool) bool {
+	v.report(err)
+	switch {
+	case err != nil && !*failing:
+		v.Log.WithError(err).Warn("catalog cannot be kept on disk: a restart while the registry is away would find an older one or none")
+	case err == nil && *failing:
+		v.Log.Info("catalog is kept on disk again")
+	}
+	*failing = err != nil
+	return err == nil
+}
+
+func (v *View) write(c *service.Catalog) error {
+	f, err := c.File()
+	if err != nil {
+		return fmt.Errorf("keep the catalog on disk: %w", err)
+	}
+	return writeCopy(v.CachePath, v.Source, f, time.Now())
+}
+
+func writeCopy(path, source string, f *service.File, at time.Time) error {
+	var catalog bytes.Buffer
+	enc := json.NewEncoder(&catalog)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(f); err != nil {
+		return fmt.Errorf("keep the catalog on disk: %w", err)
+	}
+	raw := bytes.TrimSpace(catalog.Bytes())
+	head, err := json.Marshal(copyFile{Version: copyVersion, Saved: at.UTC(), Source: source, SHA256: sum(raw)})
+	if err != nil {
+		return fmt.Errorf("keep the catalog on disk: %w", err)
+	}
+	// The catalog takes the place of the "null" at the end, as it is: marshalling would escape it anew.
+	head = bytes.TrimSuffix(head, []byte("null}"))
+	return atomicfile.Write(path, 0o600, func(w io.Writer) error {
+		for _, part := range [][]byte{head, raw, []byte("}\n")} {
+			if _, err := w.Write(part); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// readCopy reads the copy on disk, and refuses one that is damaged, of another source, of a format
+// that is not known, or too old.
+func readCopy(path, source string, maxAge time.Duration, now time.Time) (*service.Catalog, time.Time, error) {
+	refuse := func(format string, args ...any) (*service.Catalog, time.Time, error) {
+		return nil, time.Time{}, fmt.Errorf("copy of the catalog in %s: %w", path, fmt.Errorf(format, args...))
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return refuse("there is none yet: it is written once the registry has answered")
+	}
+	if err != nil {
+		return refuse("%w", err)
+	}
+	var f copyFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return refuse("it is damaged: %w", err)
+	}
+	age := now.Sub(f.Saved)
+	switch {
+	case f.Version != copyVersion:
+		return refuse("its format is version %d, this program knows %d", f.Version, copyVersion)
+	case f.SHA256 != sum(f.Catalog):
+		return refuse("it is damaged: its checksum does not match")
+	case f.Source != source:
+		return refuse("it is of %q, not of %q", f.Source, source)
+	case maxAge > 0 && age > maxAge:
+		return refuse("it is %v old, more than the %v of --max-cache-age", age.Round(time.Second), maxAge)
+	}
+	c, err := service.ParseFile(f.Catalog)
+	if err != nil {
+		return refuse("%w", err)
+	}
+	return c, f.Saved, nil
+}
+
+func sum(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}

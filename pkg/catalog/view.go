@@ -1,0 +1,165 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sidekick-proxy/sidekick/internal/holdoff"
+	"github.com/sidekick-proxy/sidekick/internal/newest"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// Watcher follows a registry.
+type Watcher interface {
+	// Run sends a complete catalog: first when all was read, then after each change. It recovers
+	// from every loss by reading all again, sends nothing on a failed or partial read, and keeps the
+	// identity of services that did not change. It blocks until ctx is cancelled and does not close
+	// out.
+	Run(ctx context.Context, out chan<- *service.Catalog) error
+}
+
+// Snapshot is the catalog that is to be in force. It is immutable.
+type Snapshot struct {
+	Catalog *service.Catalog
+	Live    bool      // from the registry; otherwise from the copy on disk
+	Saved   time.Time // when the copy was written, if it is one
+}
+
+// View makes snapshots of the catalogs that a Watcher sends. Two snapshots in a row are never equal.
+type View struct {
+	// Settle and SettleMax gather bursts: changes that follow another within Settle are held until
+	// nothing has changed for Settle, at most for SettleMax. A lone change is not delayed.
+	Settle, SettleMax time.Duration
+	// KeepEmpty is how long a service is kept without instances after its last one has gone. It is
+	// dropped at the first change after that which brings a new service, because that one needs
+	// a reload of the proxy anyway, as the dropping would.
+	KeepEmpty time.Duration
+
+	// CachePath is the file for the copy on disk; empty for none.
+	CachePath string
+	// MaxCacheAge is how old a copy may be to be used; 0 for any age.
+	MaxCacheAge time.Duration
+	// Source says what the catalog is a view of, such as the prefix in the registry. A copy made
+	// from another source is not used.
+	Source string
+	// ColdWait is how long the registry has to answer before the copy on disk is used; 0 means
+	// 500 ms.
+	ColdWait time.Duration
+
+	Log    logrus.FieldLogger
+	Report func(error) // told how reading and writing the copy on disk goes; may be nil
+}
+
+// Run takes catalogs from a Watcher and sends snapshots, until ctx is cancelled. A slow reader gets
+// the newest snapshot; it never stalls the Watcher.
+func (v *View) Run(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot) error {
+	kept := make(chan *Snapshot)
+	changed, save := make(chan *service.Catalog), make(chan *service.Catalog)
+	g, ctx := errgroup.WithContext(ctx)
+	// A guard against mass expiry has its place between in and keep.
+	g.Go(func() error { return v.keep(ctx, in, kept, changed) })
+	g.Go(func() error { return holdoff.Run(ctx, v.Settle, v.SettleMax, kept, out) })
+	g.Go(func() error { return newest.Run(ctx, changed, save) })
+	g.Go(func() error { return v.save(ctx, save) })
+	return g.Wait()
+}
+
+// keep turns catalogs into snapshots: it leaves out those that say nothing new, adds services that
+// became empty, and starts from the copy on disk if the registry does not answer in time. The
+// catalogs as they are go to changed.
+func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot, changed chan<- *service.Catalog) error {
+	wait := v.ColdWait
+	if wait == 0 {
+		wait = 500 * time.Millisecond
+	}
+	cold := time.NewTimer(wait)
+	defer cold.Stop()
+	empty := emptied{keep: v.KeepEmpty}
+	var last *service.Catalog // without empty services
+	live := false
+	for {
+		var next *Snapshot
+		select {
+		case c := <-in:
+			cold.Stop()
+			if live && same(last, c) {
+				continue
+			}
+			live = true
+			next = &Snapshot{Catalog: c, Live: true}
+			if err := send(ctx, changed, c); err != nil {
+				return err
+			}
+		case <-cold.C:
+			if next = v.cached(); next == nil {
+				continue
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		c := next.Catalog
+		next.Catalog = c.WithEmpty(empty.update(last, c, time.Now()))
+		last = c
+		if err := send(ctx, out, next); err != nil {
+			return err
+		}
+	}
+}
+
+func send[T any](ctx context.Context, out chan<- T, v T) error {
+	select {
+	case out <- v:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// cached is the copy on disk as a snapshot, or nil if there is none to use, which is logged.
+func (v *View) cached() *Snapshot {
+	if v.CachePath == "" {
+		return nil
+	}
+	c, saved, err := readCopy(v.CachePath, v.Source, v.MaxCacheAge, time.Now())
+	if err != nil {
+		v.Log.WithError(err).Warn("registry does not answer, and the last good catalog cannot be used")
+		v.report(err)
+		return nil
+	}
+	v.Log.WithFields(logrus.Fields{"saved": saved, "revision": c.Revision, "services": len(c.Services)}).
+		Warn("registry does not answer: the last good catalog is in force")
+	return &Snapshot{Catalog: c, Saved: saved}
+}
+
+func (v *View) report(err error) {
+	if v.Report != nil {
+		v.Report(err)
+	}
+}
+
+// same tells whether b says nothing that a does not. It compares what is shared by identity, so
+// that it costs no more than two walks over lists of pointers.
+func same(a, b *service.Catalog) bool {
+	if len(a.Services) != len(b.Services) || len(a.Nodes) != len(b.Nodes) || len(a.Rejected) != len(b.Rejected) {
+		return false
+	}
+	for i := range a.Services {
+		if a.Services[i] != b.Services[i] {
+			return false
+		}
+	}
+	for i := range a.Nodes {
+		if a.Nodes[i] != b.Nodes[i] {
+			return false
+		}
+	}
+	for i := range a.Rejected {
+		if a.Rejected[i] != b.Rejected[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,195 @@
+package docker
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// patience is how often the inspection of a container that was never seen may fail before the
+// others are told of without it.
+const patience = 3
+
+// fleet is what is known of the containers of one engine. It outlives the connections to it: what
+// one showed stays true until another shows otherwise. One goroutine owns it.
+type fleet struct {
+	host       host
+	containers map[string]*tracked
+	listed     bool            // whether a list was ever read
+	awaited    map[string]bool // containers of the first list that are still to be settled
+	changed    bool            // whether there is something to tell
+}
+
+// tracked is what is known of one container.
+type tracked struct {
+	run      *run              // as last inspected; nil if not running or not known
+	draining bool              // this run was told to stop: it takes no new requests any more
+	kills    map[int]time.Time // signals that came while no run was known
+	failures int               // inspections that failed in a row
+	failed   *service.Rejection
+
+	asked   bool // an inspection is under way
+	again   bool // its answer may be old already: ask once more
+	discard bool // its answer is of a run that has ended
+}
+
+func newFleet(h host) *fleet {
+	return &fleet{host: h, containers: map[string]*tracked{}, awaited: map[string]bool{}}
+}
+
+// at returns what is known of a container, made on first use.
+func (f *fleet) at(id string) *tracked {
+	t := f.containers[id]
+	if t == nil {
+		t = &tracked{kills: map[int]time.Time{}}
+		f.containers[id] = t
+	}
+	return t
+}
+
+// note takes news from the event stream, and tells whether the container is to be inspected.
+func (f *fleet) note(n *note) bool {
+	t := f.at(n.id)
+	if n.ended {
+		f.changed = f.changed || t.run != nil
+		t.run, t.draining, t.discard = nil, false, t.asked
+		clear(t.kills)
+	}
+	for signal, when := range n.kills {
+		if t.run == nil {
+			t.kills[signal] = when // judged when its run is known
+			continue
+		}
+		f.kill(t, signal)
+	}
+	return n.inspect || t.run == nil
+}
+
+func (f *fleet) kill(t *tracked, signal int) {
+	if signal == t.run.stop || signal == sigKill {
+		f.changed = f.changed || !t.draining
+		t.draining = true
+	}
+}
+
+// list takes in which containers run, and the kills that the engine remembers from before this
+// connection. It returns those to be inspected: all that run, and those known that do not.
+func (f *fleet) list(ids []string, kills []*note) []string {
+	running := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		running[id] = true
+		f.at(id)
+		if !f.listed {
+			f.awaited[id] = true
+		}
+	}
+	if !f.listed {
+		f.listed, f.changed = true, true
+	}
+	for _, n := range kills {
+		if t := f.containers[n.id]; t != nil && running[n.id] {
+			maps.Copy(t.kills, n.kills) // for the run that the inspection will show
+			f.recall(t, n.kills)
+		}
+	}
+	return sortedIDs(f.containers)
+}
+
+// recall judges kills of which it is not known whether they came before or after the start of the
+// container's present run.
+func (f *fleet) recall(t *tracked, kills map[int]time.Time) {
+	for signal, when := range kills {
+		if t.run != nil && !when.Before(t.run.started) {
+			f.kill(t, signal)
+		}
+	}
+}
+
+// inspected takes the answer to an inspection: the run, or nil if there is none. It tells whether
+// the container is to be inspected again.
+func (f *fleet) inspected(id string, r *run) bool {
+	t := f.at(id)
+	again := f.answered(t)
+	if t.discard {
+		t.discard = false
+		return again
+	}
+	delete(f.awaited, id)
+	f.changed = f.changed || t.failed != nil
+	t.failures, t.failed = 0, nil
+	old, wasDraining := t.run, t.draining
+	if old == nil || r == nil || !old.started.Equal(r.started) {
+		t.draining = false
+	}
+	t.run = r
+	f.recall(t, t.kills)
+	clear(t.kills)
+	f.changed = f.changed || wasDraining != t.draining || !reflect.DeepEqual(old, r)
+	if r == nil && !again {
+		delete(f.containers, id)
+	}
+	return again
+}
+
+// unreadable takes an inspection that failed. What was known stays. It tells whether the container
+// is to be inspected again at once.
+func (f *fleet) unreadable(id string, err error) bool {
+	t := f.at(id)
+	again := f.answered(t)
+	t.discard = false
+	t.failures++
+	if t.failures == patience && t.run == nil {
+		delete(f.awaited, id)
+		t.failed = &service.Rejection{
+			Kind: kindContainer, Node: f.host.node, ID: id[:min(len(id), 12)], Name: id[:min(len(id), 12)],
+			Reason: "the engine does not describe the container: " + oneLine(err),
+		}
+		f.changed = true
+	}
+	return again
+}
+
+func (f *fleet) answered(t *tracked) bool {
+	again := t.again
+	t.asked, t.again = false, false
+	return again
+}
+
+// disconnected forgets what was asked of a connection that is gone.
+func (f *fleet) disconnected() {
+	for _, t := range f.containers {
+		t.asked, t.again, t.discard = false, false, false
+	}
+}
+
+// complete tells whether all containers of the first list are settled: before, nothing is told,
+// because a part is no set.
+func (f *fleet) complete() bool { return f.listed && len(f.awaited) == 0 }
+
+// set returns all instances, and all that is left out, both sorted.
+func (f *fleet) set() ([]service.Instance, []service.Rejection) {
+	set := []service.Instance{}
+	rejected := []service.Rejection{}
+	for _, id := range sortedIDs(f.containers) {
+		t := f.containers[id]
+		if t.failed != nil {
+			rejected = append(rejected, *t.failed)
+		}
+		if t.run == nil {
+			continue
+		}
+		rejected = append(rejected, t.run.rejected...)
+		at := len(set)
+		set = append(set, t.run.instances...)
+		if t.draining {
+			for k := range set[at:] {
+				set[at+k].State = service.Draining
+			}
+		}
+	}
+	slices.SortFunc(set, compareIDs)
+	return set, rejected
+}

@@ -1,0 +1,252 @@
+package docker
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// host is what must be known about this host to describe its containers to others.
+type host struct {
+	node, zone string
+	advertise  netip.Addr
+	exposeAll  bool
+}
+
+// run is one run of a container, from a start to its end, as an inspection showed it.
+type run struct {
+	started   time.Time
+	stop      int // the signal by which it is told to stop
+	instances []service.Instance
+	rejected  []service.Rejection
+}
+
+// What a Rejection of this package can be about.
+const (
+	kindLabel     = "label"
+	kindAddress   = "address"
+	kindContainer = "container"
+)
+
+// The defaults of the check's options.
+const (
+	checkInterval = 5 * time.Second
+	checkTimeout  = 2 * time.Second
+	checkRise     = 1
+	checkFall     = 3
+)
+
+// The labels by which compose tells what a container is.
+const (
+	composeProject = "com.docker.compose.project"
+	composeService = "com.docker.compose.service"
+)
+
+// refusal is an error with the kind of its rejection.
+type refusal struct {
+	kind string
+	error
+}
+
+// read describes a container's run; nil when it does not run.
+func (h host) read(v *view) *run {
+	if !v.running {
+		return nil
+	}
+	r := &run{started: v.started, stop: v.stop}
+	seen := map[string]bool{}
+	for _, d := range h.definitions(v.labels) {
+		i, err := h.instance(v, &d)
+		if err == nil && seen[i.ID] {
+			err = refusal{kindLabel, fmt.Errorf("container %s declares port %d of the service %s twice", v.name, i.Port, i.Service)}
+		}
+		if err != nil {
+			r.rejected = append(r.rejected, h.rejection(v, cmp.Or(d.Service, h.serviceName(v)), err))
+			continue
+		}
+		seen[i.ID] = true
+		r.instances = append(r.instances, i)
+	}
+	return r
+}
+
+// definitions says what a container with these labels asks for.
+func (h host) definitions(labels map[string]string) []service.Definition {
+	defs, enabled := service.ParseLabels(labels)
+	if enabled != nil && !*enabled {
+		return nil
+	}
+	if len(defs) == 0 && h.exposeAll {
+		return []service.Definition{{Mode: service.HTTP, Path: "/", Weight: service.DefaultWeight}}
+	}
+	return defs
+}
+
+// instance describes one service of a container, or says why it cannot be one.
+func (h host) instance(v *view, d *service.Definition) (service.Instance, error) {
+	none := service.Instance{}
+	if d.Err != nil {
+		return none, refusal{kindLabel, d.Err}
+	}
+	port, err := v.port(d.Port)
+	if err != nil {
+		return none, refusal{kindLabel, err}
+	}
+	where, err := h.place(v, d, port)
+	if err != nil {
+		return none, refusal{kindAddress, err}
+	}
+	check, err := v.check(d, where.target)
+	if err != nil {
+		return none, refusal{kindLabel, err}
+	}
+	name := cmp.Or(d.Service, h.serviceName(v))
+	i := service.Instance{
+		Node: h.node, ID: v.id + "." + name + "." + strconv.Itoa(int(port)), Service: name,
+		Address: where.at.Addr(), Port: where.at.Port(), State: service.Ready, Weight: d.Weight,
+		Mode: d.Mode, Hosts: d.Hosts, Path: d.Path, Listen: d.Listen, Scope: where.scope,
+		Container: v.id, Name: v.name, Zone: h.zone, Started: v.started,
+		Options: orNil(d.Options), Tags: d.Tags, Meta: orNil(d.Meta), Check: check,
+	}
+	if v.paused {
+		i.State = service.Unhealthy
+	}
+	// What cannot be written would keep the registry from taking all the others, so it is left out
+	// here, alone.
+	if _, err := i.Encode(); err != nil {
+		return none, refusal{kindLabel, err}
+	}
+	return i, nil
+}
+
+// orNil makes an empty map none, as it is after a way through the registry.
+func orNil(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+// serviceName is the name of a service whose labels give it none.
+func (h host) serviceName(v *view) string {
+	project, name := v.labels[composeProject], v.labels[composeService]
+	if project != "" && name != "" {
+		return service.DeriveName(project + "-" + name)
+	}
+	return service.DeriveName(v.name)
+}
+
+// port is the port inside of the container: the one asked for, else the only one there is.
+func (v *view) port(wanted uint16) (uint16, error) {
+	switch {
+	case wanted != 0:
+		return wanted, nil
+	case len(v.ports) == 1:
+		return v.ports[0], nil
+	case len(v.ports) == 0:
+		return 0, fmt.Errorf("container %s exposes no TCP port: say which one it listens on with the label sidekick.port", v.name)
+	}
+	return 0, fmt.Errorf("container %s has several TCP ports (%s): say which one with the label sidekick.port", v.name, printPorts(v.ports))
+}
+
+func printPorts(ports []uint16) string {
+	const most = 8
+	var texts []string
+	for _, p := range ports[:min(len(ports), most)] {
+		texts = append(texts, strconv.Itoa(int(p)))
+	}
+	if len(ports) > most {
+		texts = append(texts, "…")
+	}
+	return strings.Join(texts, ", ")
+}
+
+// check says how the gate finds out whether the instance serves.
+func (v *view) check(d *service.Definition, target netip.AddrPort) (*service.Check, error) {
+	c := &service.Check{Kind: service.CheckKind(d.Check), Target: target, Health: v.health, Interval: checkInterval, Timeout: checkTimeout, Rise: checkRise, Fall: checkFall}
+	path, isHTTP := strings.CutPrefix(d.Check, "http:")
+	switch {
+	case isHTTP:
+		c.Kind, c.HTTPPath, c.Host = service.CheckHTTP, path, hostHeader(d.Hosts)
+	case d.Check == "" && v.health != "":
+		c.Kind = service.CheckDocker
+	case d.Check == "":
+		c.Kind = service.CheckTCP
+	case c.Kind == service.CheckDocker && v.health == "":
+		return nil, fmt.Errorf("container %s has no HEALTHCHECK, which the label sidekick.check=docker relies on: give its image one, or use tcp or http:/path", v.name)
+	}
+	errs := []error{
+		duration(d.Options, "check.interval", &c.Interval), duration(d.Options, "check.timeout", &c.Timeout),
+		count(d.Options, "check.rise", &c.Rise), count(d.Options, "check.fall", &c.Fall),
+	}
+	return c, errors.Join(errs...)
+}
+
+// hostHeader is the first of the hosts that can be asked for.
+func hostHeader(hosts []string) string {
+	for _, h := range hosts {
+		if !strings.HasPrefix(h, "*") {
+			return h
+		}
+	}
+	return ""
+}
+
+func duration(options map[string]string, name string, into *time.Duration) error {
+	text, ok := options[name]
+	if !ok {
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("label sidekick.%s: %.40q is no duration such as 5s", name, text)
+	}
+	*into = d
+	return nil
+}
+
+func count(options map[string]string, name string, into *int) error {
+	text, ok := options[name]
+	if !ok {
+		return nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return fmt.Errorf("label sidekick.%s: %.40q is no number of 1 or more", name, text)
+	}
+	*into = n
+	return nil
+}
+
+// rejection reports a service of a container that is left out.
+func (h host) rejection(v *view, name string, err error) service.Rejection {
+	kind := kindLabel
+	if r := (refusal{}); errors.As(err, &r) {
+		kind = r.kind
+	}
+	return service.Rejection{Kind: kind, Service: name, Node: h.node, ID: v.id, Name: v.name, Reason: oneLine(err)}
+}
+
+// oneLine writes joined errors as one sentence of bounded length.
+func oneLine(err error) string {
+	const most = 1000
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
+}
+
+// compareIDs orders instances as they are sent.
+func compareIDs(a, b service.Instance) int { return cmp.Compare(a.ID, b.ID) }
+
+// sortedIDs lists the keys of a map in a fixed order.
+func sortedIDs[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,46 @@
+package haproxy
+
+import (
+	"context"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// Applier makes the proxy behave as these files say. Equal files are no work. On an error the last
+// good ones stay in force; the caller tries again, for nothing is remembered for it. Calls follow
+// one another, they never overlap inside.
+type Applier interface {
+	Apply(ctx context.Context, want render.Files) (Result, error)
+}
+
+// How a change was made.
+const (
+	HowNone    = "none"
+	HowRuntime = "runtime"
+	HowReload  = "reload"
+)
+
+// Result says what an Apply did.
+type Result struct {
+	How      string
+	Reason   Reason // why a reload was needed
+	Commands int    // runtime commands that HAProxy accepted
+	Took     time.Duration
+}
+
+// State is what the driver knows, for people and metrics.
+type State struct {
+	Status          string // in one sentence
+	LastError       string // "" when all is in step
+	LastApplied     time.Time
+	Hash            string // of the texts in force, "" when not known
+	Differences     int    // servers that did not run as wanted at the last look, at least 1 while an apply fails
+	Reloads         map[string]uint64
+	RuntimeCommands uint64
+	OldWorkers      int
+	Deleting        int // servers that wait for their last session
+	Worker          Worker
+	Version         string // of the running HAProxy
+	Verified        bool   // the check is done by the version that runs
+}

@@ -1,0 +1,152 @@
+package haproxy
+
+import (
+	"context"
+	"time"
+)
+
+// delete tries to delete the servers that are out of service, and comes back less and less often.
+func (l *loop) delete(ctx context.Context) {
+	if l.acquire(ctx) != nil {
+		return
+	}
+	defer l.release()
+	if err := l.deleteLeaving(ctx); err != nil {
+		l.cfg.Log.WithError(err).Debug("servers cannot be deleted yet")
+	}
+	l.mu.Lock()
+	l.view.Deleting = len(l.leaving)
+	l.mu.Unlock()
+	if len(l.leaving) > 0 {
+		l.deleteEvery = min(2*l.deleteEvery, deleteMax)
+		l.deleteAt = time.Now().Add(l.deleteEvery)
+	}
+}
+
+// look asks who serves: cheap, and enough to see that HAProxy was started anew.
+func (l *loop) look(ctx context.Context) {
+	if l.acquire(ctx) != nil {
+		return
+	}
+	i, err := l.api.info(ctx)
+	if err != nil || i.worker != l.worker {
+		l.unsure = true
+		l.retryAt = time.Now()
+	}
+	if p, err := l.master.processes(ctx); err == nil {
+		l.mu.Lock()
+		l.view.OldWorkers = p.old()
+		l.mu.Unlock()
+	}
+	l.release()
+}
+
+// audit holds what runs against the text in force and repairs what differs.
+func (l *loop) audit(ctx context.Context) {
+	if l.acquire(ctx) != nil {
+		return
+	}
+	defer l.release()
+	if l.running == nil {
+		return
+	}
+	live, err := l.api.servers(ctx)
+	if err != nil {
+		return // look finds out more
+	}
+	m := compare(l.running[0].Text(), live, l.can, l.isLeaving)
+	l.mu.Lock()
+	l.view.Differences = m.count
+	l.mu.Unlock()
+	if m.count == 0 {
+		return
+	}
+	l.cfg.Log.WithField("differences", m.count).Warn("haproxy differs from its configuration; repairing it")
+	if m.reload != "" || l.change(ctx, m.repair) != nil {
+		l.forget(Reason{Kind: ReasonDrift, Detail: m.reload})
+		l.retryAt = time.Now()
+		return
+	}
+	l.auditAt = time.Now().Add(lookEvery) // to see that it helped
+}
+
+// followed is a candidate with the text in force, checked.
+type followed struct {
+	candidate candidate
+	epoch     int
+	began     time.Time
+	err       error
+}
+
+// follow writes and checks the text in force beside the live file, without holding up other changes.
+func (l *loop) follow(ctx context.Context) {
+	if l.acquire(ctx) != nil {
+		return
+	}
+	defer l.release()
+	if l.running == nil || l.dirtied.IsZero() {
+		return
+	}
+	f := followed{epoch: l.epoch, began: time.Now()}
+	running, foreign := l.running, l.foreign
+	l.dirtied = time.Time{}
+	result := make(chan followed, 1)
+	l.following = result
+	go func() {
+		f.candidate, f.err = l.store.stage(running)
+		if f.err == nil {
+			f.err = l.judge(ctx, f.candidate, foreign)
+		}
+		result <- f
+	}()
+}
+
+// followed puts the checked candidate in place, unless a reload was quicker.
+func (l *loop) followed(ctx context.Context, f followed) {
+	l.following = nil
+	l.followAfter = f.began.Add(followShare * time.Since(f.began))
+	if l.acquire(context.WithoutCancel(ctx)) != nil {
+		return
+	}
+	defer l.release()
+	err := l.keep(f)
+	if err != nil && ctx.Err() == nil {
+		l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs")
+		if l.cfg.Report != nil {
+			l.cfg.Report(err)
+		}
+		l.followHold = time.Now().Add(retryMax)
+	}
+	if err != nil && f.epoch == l.epoch {
+		l.dirty()
+	}
+}
+
+// keep swaps a followed candidate in and notes it.
+func (d *Driver) keep(f followed) error {
+	if f.candidate.dir == "" {
+		return f.err
+	}
+	defer f.candidate.discard() //nolint:errcheck // tidied at the next start
+	if f.err != nil || f.epoch != d.epoch {
+		return f.err
+	}
+	if err := f.candidate.swap(); err != nil {
+		return err
+	}
+	d.onDisk, d.diskTime = f.candidate.files, time.Now()
+	return d.store.writeApplied(f.candidate.files, d.worker)
+}
+
+// finish lets the file follow a last time, so that the next start finds what runs.
+func (l *loop) finish(ctx context.Context) {
+	ctx, cancel := grace(ctx, finishLimit, finishLimit)
+	defer cancel()
+	if l.following != nil {
+		l.followed(ctx, <-l.following)
+	}
+	l.follow(ctx)
+	if l.following != nil {
+		l.followed(ctx, <-l.following)
+	}
+}

@@ -1,0 +1,172 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// commandError says that HAProxy refused a runtime command.
+type commandError struct {
+	statement, answer string
+}
+
+// Error names the statement and HAProxy's words.
+func (e *commandError) Error() string {
+	return fmt.Sprintf("haproxy answers %q to %q", e.answer, e.statement)
+}
+
+// errOtherWorker says that commands went to a worker that we do not know.
+var errOtherWorker = errors.New("another worker answered than the one that the commands were made for")
+
+// statement is one line for the Runtime API.
+type statement struct {
+	text string
+	// accept judges the answer; nil means the usual answers of success.
+	accept func(answer string) bool
+	// done is called when the answer was accepted; it may be nil.
+	done func(answer string)
+}
+
+// change runs commands on the known worker, one after another. It goes on behind a refused one and
+// returns the first refusal.
+func (d *Driver) change(ctx context.Context, cmds []Command) error {
+	if len(cmds) == 0 {
+		return nil
+	}
+	if err := d.makeRoom(ctx, cmds); err != nil {
+		return err
+	}
+	var all []statement
+	for _, c := range cmds {
+		all = append(all, d.statements(c)...)
+	}
+	err := d.send(ctx, all)
+	var refused *commandError
+	if err == nil || errors.As(err, &refused) {
+		d.mu.Lock()
+		d.view.RuntimeCommands += uint64(len(cmds))
+		d.mu.Unlock()
+	}
+	return err
+}
+
+// send runs statements on the known worker and judges their answers.
+func (d *Driver) send(ctx context.Context, all []statement) error {
+	texts := []string{"show info"}
+	for _, s := range all {
+		texts = append(texts, s.text)
+	}
+	answers, err := d.api.batch(ctx, texts)
+	if err != nil {
+		return err
+	}
+	if i, err := parseInfo(answers[0]); err != nil || i.worker != d.worker {
+		return errors.Join(errOtherWorker, err)
+	}
+	for i, s := range all {
+		answer := answers[i+1]
+		accept := s.accept
+		if accept == nil {
+			accept = succeeded
+		}
+		if !accept(answer) {
+			err = errors.Join(err, &commandError{statement: s.text, answer: answer})
+		} else if s.done != nil {
+			s.done(answer)
+		}
+	}
+	return err
+}
+
+// statements are what a command sends. A server that comes back while it waits for its deletion is
+// put in service again.
+func (d *Driver) statements(c Command) []statement {
+	var all []statement
+	lines := c.lines(d.can)
+	if old, leaving := d.leaving[c.target()]; leaving && c.Op == OpAdd && sameServer(old.Command, c) {
+		lines = Command{Op: OpWeight, Backend: c.Backend, Server: c.Server, Weight: c.Weight}.lines(d.can)
+		if !c.Disabled {
+			lines = append(lines, Command{Op: OpEnable, Backend: c.Backend, Server: c.Server}.lines(d.can)...)
+		}
+		delete(d.leaving, c.target())
+	}
+	for _, text := range lines {
+		all = append(all, statement{text: text})
+	}
+	if c.Op == OpRemove {
+		all[0].accept = func(a string) bool { return succeeded(a) || a == answerNone }
+		all[1].accept = func(string) bool { return true }
+		all[1].done = func(answer string) { d.departs(c, answer) }
+	}
+	return all
+}
+
+// sameServer tells whether a leaving server is the one that is to be added.
+func sameServer(a, b Command) bool {
+	return a.Address == b.Address && slices.Equal(a.Words, b.Words)
+}
+
+// departs notes a server that HAProxy did not delete at once.
+func (d *Driver) departs(c Command, answer string) {
+	if answer == answerNone || succeeded(answer) {
+		delete(d.leaving, c.target())
+		return
+	}
+	d.leaving[c.target()] = &departure{Command: c, since: time.Now()}
+	d.poke()
+}
+
+// makeRoom deletes leaving servers whose names are to be used again for other servers.
+func (d *Driver) makeRoom(ctx context.Context, cmds []Command) error {
+	var all []statement
+	for _, c := range cmds {
+		if old, leaving := d.leaving[c.target()]; leaving && c.Op == OpAdd && !sameServer(old.Command, c) {
+			all = append(all, statement{
+				text:   "del server " + c.target(),
+				accept: func(a string) bool { return succeeded(a) || a == answerNone },
+				done:   func(string) { delete(d.leaving, c.target()) },
+			})
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return d.send(ctx, all)
+}
+
+// deleteLeaving tries to delete the servers that wait for it. One whose sessions last longer than
+// the limit loses them.
+func (d *Driver) deleteLeaving(ctx context.Context) error {
+	var all []statement
+	for _, target := range slices.Sorted(maps.Keys(d.leaving)) {
+		gone := d.leaving[target]
+		if time.Since(gone.since) > d.cfg.DrainLimit {
+			all = append(all, statement{
+				text:   "shutdown sessions server " + target,
+				accept: func(string) bool { return true },
+			})
+		}
+		all = append(all, statement{
+			text:   "del server " + target,
+			accept: func(string) bool { return true },
+			done: func(answer string) {
+				if succeeded(answer) || answer == answerNone {
+					delete(d.leaving, target)
+				}
+			},
+		})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	err := d.send(ctx, all)
+	if errors.Is(err, errOtherWorker) {
+		clear(d.leaving) // the next worker never knew them
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,103 @@
+package haproxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// checkLimit bounds HAProxy's own check of a file.
+const checkLimit = 60 * time.Second
+
+// Stages at which a text can be refused.
+const (
+	StageText   = "text"   // the text lacks what the driver needs
+	StageCheck  = "check"  // HAProxy's own check
+	StageProbe  = "probe"  // a new address is taken
+	StageReload = "reload" // HAProxy's start with the new text
+)
+
+// Refused says that a text was not put in force, and why; the former one stays.
+type Refused struct {
+	Stage   string
+	Address string // the address that is taken, for StageProbe
+	Words   string // HAProxy's own words where there are any
+}
+
+// Error tells the stage and the reason.
+func (r *Refused) Error() string {
+	switch r.Stage {
+	case StageCheck:
+		return "haproxy refuses the configuration: " + r.Words
+	case StageReload:
+		return "haproxy could not load the configuration: " + r.Words
+	default:
+		return "configuration refused: " + r.Words
+	}
+}
+
+// check lets HAProxy judge the configuration at path, whose relative names are looked up in its own
+// directory. Any alert is a refusal, for some versions exit with 0 after one. In the reason the
+// paths are those of the file that will be live.
+func check(ctx context.Context, bin, path, live string) error {
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin, "-c", "-f", path) //nolint:gosec // the operator names the program
+	cmd.Dir = filepath.Dir(path)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return fmt.Errorf("check %s: %w", live, ctx.Err())
+	}
+	alerts := alertsOf(out.String())
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return fmt.Errorf("run %s: %w", bin, err)
+	}
+	if err == nil && len(alerts) == 0 {
+		return nil
+	}
+	if len(alerts) == 0 {
+		alerts = []string{strings.TrimSpace(out.String()), err.Error()}
+	}
+	words := strings.Join(alerts, "; ")
+	words = strings.ReplaceAll(words, path, live)
+	return &Refused{Stage: StageCheck, Words: strings.ReplaceAll(words, filepath.Dir(path), filepath.Dir(live))}
+}
+
+// alertLine is HAProxy's form of an alert, with the process id and the area that said it.
+var alertLine = regexp.MustCompile(`^\[ALERT\]\s*(?:\S+\s+)?\(\d+\)\s*:\s*(?:config\s*:\s*)?(.*)$`)
+
+// alertsOf picks HAProxy's alerts out of what it printed; the summing-up ones only if there is no
+// other.
+func alertsOf(out string) []string {
+	var found, summaries []string
+	for line := range strings.Lines(out) {
+		m := alertLine.FindStringSubmatch(strings.TrimSpace(line))
+		switch {
+		case m == nil:
+		case isSummary(m[1]):
+			summaries = append(summaries, m[1])
+		default:
+			found = append(found, strings.TrimSpace(m[1]))
+		}
+	}
+	if len(found) == 0 {
+		return summaries
+	}
+	return found
+}
+
+// isSummary tells alerts that only say that there were others.
+func isSummary(words string) bool {
+	return strings.HasPrefix(words, "Error(s) found in configuration file") ||
+		strings.HasPrefix(words, "Fatal errors found in configuration") ||
+		strings.Contains(words, "Loading failure!")
+}

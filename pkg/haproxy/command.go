@@ -1,0 +1,128 @@
+package haproxy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Op is what a runtime command does.
+type Op string
+
+// The runtime commands that the planner uses.
+const (
+	OpAdd     Op = "add"     // a new server, in service unless Disabled
+	OpWeight  Op = "weight"  // another weight
+	OpEnable  Op = "enable"  // in service
+	OpDisable Op = "disable" // out of service, streams in flight go on
+	OpRemove  Op = "remove"  // out of service, deleted once nothing uses it
+)
+
+// Command changes one server of a running HAProxy.
+type Command struct {
+	Op              Op
+	Backend, Server string
+	Weight          int // for OpAdd and OpWeight
+	// The rest is for OpAdd; OpRemove has it too, to know the server again if it comes back.
+	Address  string
+	Words    []string // words and arguments, without weight and disabled
+	Disabled bool
+}
+
+// target names the server on HAProxy's command line.
+func (c Command) target() string { return c.Backend + "/" + c.Server }
+
+// lines are the statements of the Runtime API that do what the command says. Each has an answer of
+// its own.
+func (c Command) lines(can Capabilities) []string {
+	switch c.Op {
+	case OpAdd:
+		return c.addLines(can)
+	case OpWeight:
+		return []string{fmt.Sprintf("set server %s weight %d", c.target(), c.Weight)}
+	case OpEnable:
+		return []string{"set server " + c.target() + " state ready"}
+	case OpDisable:
+		return []string{"set server " + c.target() + " state maint"}
+	case OpRemove:
+		return []string{"set server " + c.target() + " state maint", "del server " + c.target()}
+	default:
+		return nil
+	}
+}
+
+// addLines gives a server all its words, for HAProxy ignores default-server here, and puts it in
+// service as a reload of the same text would.
+func (c Command) addLines(can Capabilities) []string {
+	words := append([]string{"add server", c.target(), c.Address}, c.Words...)
+	words = append(words, fmt.Sprintf("weight %d", c.Weight))
+	if can.PoolWords {
+		words = append(words, c.poolWords()...)
+	}
+	lines := []string{strings.Join(words, " ")}
+	if c.has("check") {
+		lines = append(lines, "enable health "+c.target())
+	}
+	if !c.Disabled {
+		lines = append(lines, "set server "+c.target()+" state ready")
+	}
+	return lines
+}
+
+// poolWords are without effect in a file, being the defaults; on HAProxy 2.6 a server that is added
+// at run time never reuses its connections unless they are given.
+func (c Command) poolWords() []string {
+	var words []string
+	if !c.has("pool-max-conn") {
+		words = append(words, "pool-max-conn -1")
+	}
+	if !c.has("pool-purge-delay") {
+		words = append(words, "pool-purge-delay 5s")
+	}
+	return words
+}
+
+func (c Command) has(word string) bool {
+	for i := 0; i < len(c.Words); i++ {
+		if c.Words[i] == word {
+			return true
+		}
+		args, _ := serverWord(c.Words[i])
+		i += args
+	}
+	return false
+}
+
+// Capabilities is what the running HAProxy can do at run time. The zero value is the least.
+type Capabilities struct {
+	PoolWords bool // servers added at run time need words to reuse connections (2.6)
+	Cookie    bool // `add server` takes cookie
+}
+
+// Reason says why only a reload will do. The zero value says that none is needed.
+type Reason struct {
+	Kind   string // one of few words, for counting
+	Detail string // for people
+}
+
+// Kinds of reasons.
+const (
+	ReasonStart   = "start"   // what runs is not known
+	ReasonSection = "section" // a section came, went or changed
+	ReasonServer  = "server"  // a server cannot be changed as wanted
+	ReasonFile    = "file"    // a file named by the configuration changed
+	ReasonBatch   = "batch"   // so many changes that a reload is cheaper
+	ReasonText    = "text"    // the text cannot be compared by parts
+	ReasonRefused = "refused" // HAProxy refused a runtime command
+	ReasonDrift   = "drift"   // what runs is not what the text says
+)
+
+// String is the reason as a sentence's end.
+func (r Reason) String() string {
+	if r.Detail == "" {
+		return r.Kind
+	}
+	return r.Detail
+}
+
+// needed tells whether a reload is needed.
+func (r Reason) needed() bool { return r != Reason{} }

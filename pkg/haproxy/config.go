@@ -1,0 +1,138 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
+	"github.com/sirupsen/logrus"
+)
+
+// Config says where HAProxy is and how it is driven. Paths must be absolute, because HAProxy's
+// master reads them again at each reload.
+type Config struct {
+	Bin           string // HAProxy's program; "" is "haproxy" on the PATH
+	Path          string // the live configuration; its directory must be writable
+	MasterSocket  string // the master's command line
+	RuntimeSocket string // the worker's Runtime API; the configuration must open it
+	SocketMode    string // permission of the sockets that we choose; "" is 600
+
+	// Managed makes Driver.Run start HAProxy as a child and keep it running.
+	Managed bool
+	// SameNetwork says that HAProxy shares our network namespace, so that new addresses can be
+	// probed before a reload. Managed mode implies it.
+	SameNetwork bool
+
+	ReloadInterval time.Duration // least time between two reloads; 0 is none
+	StopGrace      time.Duration // how long a managed HAProxy may finish its requests; 0 is 5 s
+	DrainLimit     time.Duration // how long sessions of a removed server may go on; 0 is 30 s
+
+	Log logrus.FieldLogger
+	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil.
+	Report func(error)
+	// Applied is told about each attempt that did or wanted to do something. It may be nil.
+	Applied func(Result, error)
+}
+
+// withDefaults fills what the user left open.
+func (c Config) withDefaults() Config {
+	if c.Bin == "" {
+		c.Bin = "haproxy"
+	}
+	if c.SocketMode == "" {
+		c.SocketMode = "600"
+	}
+	if c.StopGrace == 0 {
+		c.StopGrace = 5 * time.Second
+	}
+	if c.DrainLimit == 0 {
+		c.DrainLimit = 30 * time.Second
+	}
+	if c.Log == nil {
+		quiet := logrus.New()
+		quiet.SetOutput(io.Discard)
+		c.Log = quiet
+	}
+	return c
+}
+
+// validate reports every fault of the configuration at once.
+func (c Config) validate() error {
+	var errs []error
+	for _, p := range []struct{ name, path string }{
+		{"configuration", c.Path}, {"master socket", c.MasterSocket}, {"runtime socket", c.RuntimeSocket},
+	} {
+		if !filepath.IsAbs(p.path) {
+			errs = append(errs, fmt.Errorf("%s %q of haproxy: give an absolute path", p.name, p.path))
+		}
+		if strings.ContainsAny(p.path, "\"'\\#$ \t\r\n,;") {
+			errs = append(errs, fmt.Errorf("%s %q of haproxy: choose a path without blanks, quotes and commas", p.name, p.path))
+		}
+	}
+	for _, p := range []string{c.MasterSocket, c.RuntimeSocket} {
+		if len(p) > 90 { // sun_path holds 108, and HAProxy binds a temporary name of its own
+			errs = append(errs, fmt.Errorf("socket %s of haproxy: the path is longer than 90 bytes, choose a shorter one", p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// MinimalConfig is the least text that HAProxy starts with: no listener, and the socket by which the
+// driver finds the worker. It is what HAProxy runs until the first real text is applied.
+func MinimalConfig(c Config) string {
+	c = c.withDefaults()
+	return "# Written by sidekick, until the first real configuration is known.\n" +
+		"global\n" +
+		"    stats socket " + c.RuntimeSocket + " mode " + c.SocketMode + " level admin\n"
+}
+
+// ExecArgs is the command line, program first, that runs HAProxy in the foreground as master and
+// worker with the sockets of c.
+func ExecArgs(c Config) []string {
+	c = c.withDefaults()
+	return []string{c.Bin, "-W", "-S", c.MasterSocket + ",mode," + c.SocketMode, "-f", c.Path}
+}
+
+// Prepare makes HAProxy startable: it writes the minimal configuration if there is none, or if
+// HAProxy refuses the one on disk, which is kept beside it as "<name>.refused". The error wraps a
+// *Refused in that last case although all is well to start; any other error means that it is not.
+func Prepare(ctx context.Context, c Config) error {
+	c = c.withDefaults()
+	if err := c.validate(); err != nil {
+		return err
+	}
+	dir := filepath.Dir(c.Path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("prepare haproxy: %w", err)
+	}
+	_, err := os.Stat(c.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return writeMinimal(c)
+	}
+	if err != nil {
+		return fmt.Errorf("prepare haproxy: %w", err)
+	}
+	err = check(ctx, c.Bin, c.Path, c.Path)
+	var refused *Refused
+	if !errors.As(err, &refused) {
+		return err
+	}
+	if err := os.Rename(c.Path, c.Path+".refused"); err != nil {
+		return fmt.Errorf("set the refused configuration aside: %w", err)
+	}
+	return errors.Join(err, writeMinimal(c))
+}
+
+// writeMinimal puts the minimal configuration in place.
+func writeMinimal(c Config) error {
+	return atomicfile.Write(c.Path, 0o644, func(w io.Writer) error {
+		_, err := io.WriteString(w, MinimalConfig(c))
+		return err
+	})
+}

@@ -1,0 +1,35 @@
+package haproxy
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// Check lets HAProxy's program judge a set of files in a directory of their own, without touching
+// what is in force. A text that it does not accept gives an error that wraps *Refused.
+func Check(ctx context.Context, bin string, files render.Files) error {
+	dir, err := os.MkdirTemp("", "sidekick-check-")
+	if err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a directory of temporary files
+	s := store{path: filepath.Join(dir, "haproxy.cfg")}
+	candidate, err := s.stage(files)
+	if err != nil {
+		return err
+	}
+	return candidate.check(ctx, bin)
+}
+
+// Bound lists the ports of the literal TCP addresses that a configuration listens on.
+func Bound(configuration string) []uint16 {
+	var ports []uint16
+	for _, a := range binds(render.Files{{Blocks: []render.Block{render.NewBlock("", configuration)}}}) {
+		ports = append(ports, a.Port())
+	}
+	return ports
+}

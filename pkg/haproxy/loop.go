@@ -1,0 +1,222 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	retryMin   = 50 * time.Millisecond
+	retryMax   = 5 * time.Second
+	deleteMin  = 50 * time.Millisecond
+	deleteMax  = time.Second
+	lookEvery  = 2 * time.Second
+	auditEvery = time.Minute
+
+	followQuiet = 800 * time.Millisecond // the file follows this long after the last change
+	followShare = 50                     // while changes go on, 1/50 of a core is spent on it
+)
+
+// Run applies what comes in, the newest set winning, until ctx is cancelled, and returns ctx's error.
+// What fails is tried again with back-off until HAProxy runs what is wanted. In the background the
+// file on disk follows runtime changes, servers without sessions are deleted, and HAProxy is audited.
+// In managed mode it runs HAProxy as well, and returns another error if it must not.
+func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
+	if err := os.MkdirAll(filepath.Dir(d.cfg.Path), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
+		return fmt.Errorf("directory of haproxy's configuration: %w", err)
+	}
+	if err := d.store.tidy(); err != nil {
+		return fmt.Errorf("remove what a crash left: %w", err)
+	}
+	if d.child == nil {
+		return d.loop(ctx, in)
+	}
+	// HAProxy outlives the loop, so that what the loop began can end well.
+	childCtx, stopChild := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopChild()
+	g, loopCtx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer stopChild()
+		return d.loop(loopCtx, in)
+	})
+	g.Go(func() error {
+		if err := d.child.Run(childCtx); !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// loop is the state of Run. A zero time means never.
+type loop struct {
+	*Driver
+	want     render.Files // nil before the first
+	retryAt  time.Time
+	backoff  time.Duration
+	failures int  // in a row
+	failing  bool // the failure is logged
+
+	deleteAt    time.Time
+	deleteEvery time.Duration
+	lookAt      time.Time
+	auditAt     time.Time
+
+	following   chan followed // not nil while a candidate is being checked
+	followAt    time.Time
+	followAfter time.Time // while changes go on, their share of a core allows no earlier one
+	followHold  time.Time // after a failure, no earlier one
+}
+
+func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
+	now := time.Now()
+	l := &loop{Driver: d, backoff: retryMin, lookAt: now.Add(lookEvery), auditAt: now.Add(auditEvery)}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		l.schedule(ctx)
+		timer.Reset(time.Until(l.next()))
+		select {
+		case want, open := <-in:
+			if !open {
+				in = nil
+				continue
+			}
+			l.want, l.backoff = want, retryMin
+			l.attempt(ctx)
+		case f := <-l.following:
+			l.followed(ctx, f)
+		case <-l.wake:
+		case <-timer.C:
+			l.work(ctx)
+		case <-ctx.Done():
+			l.finish(ctx)
+			return ctx.Err()
+		}
+	}
+}
+
+// next is when there is something to do.
+func (l *loop) next() time.Time {
+	first := l.lookAt
+	for _, t := range []time.Time{l.retryAt, l.deleteAt, l.auditAt, l.followAt} {
+		if !t.IsZero() && t.Before(first) {
+			first = t
+		}
+	}
+	return first
+}
+
+// schedule looks at what the last step left to the background.
+func (l *loop) schedule(ctx context.Context) {
+	if l.acquire(ctx) != nil {
+		return
+	}
+	defer l.release()
+	if len(l.leaving) > 0 && l.deleteAt.IsZero() {
+		l.deleteEvery = deleteMin
+		l.deleteAt = time.Now().Add(l.deleteEvery)
+	}
+	l.followAt = time.Time{}
+	if !l.dirtied.IsZero() && l.following == nil {
+		quiet := l.changed.Add(followQuiet)
+		l.followAt = latest(latest(l.dirtied.Add(followQuiet), l.followAfter), l.followHold)
+		if quiet.Before(l.followAt) {
+			l.followAt = latest(quiet, l.followHold)
+		}
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// work does what is due.
+func (l *loop) work(ctx context.Context) {
+	now := time.Now()
+	due := func(t *time.Time) bool {
+		if t.IsZero() || now.Before(*t) {
+			return false
+		}
+		*t = time.Time{}
+		return true
+	}
+	if due(&l.retryAt) {
+		l.attempt(ctx)
+	}
+	if due(&l.deleteAt) {
+		l.delete(ctx)
+	}
+	if due(&l.auditAt) {
+		l.audit(ctx)
+		l.auditAt = time.Now().Add(auditEvery)
+	}
+	if due(&l.lookAt) {
+		l.look(ctx)
+		l.lookAt = time.Now().Add(lookEvery)
+	}
+	if due(&l.followAt) {
+		l.follow(ctx)
+	}
+}
+
+// attempt tries to put the wanted set in force and plans the next try.
+func (l *loop) attempt(ctx context.Context) {
+	if l.want == nil {
+		return
+	}
+	_, wait, err := l.Driver.attempt(ctx, l.want)
+	l.retryAt = time.Time{}
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		l.failed(ctx, err)
+	case wait > 0:
+		l.retryAt = time.Now().Add(wait)
+	default:
+		l.backoff = retryMin
+		if l.failing {
+			l.cfg.Log.Info("haproxy is as wanted again")
+		}
+		l.failing, l.failures = false, 0
+	}
+}
+
+// failed plans the next try. A HAProxy that is just being started is no news.
+func (l *loop) failed(ctx context.Context, err error) {
+	pause, refused := l.backoff, asRefused(err) != nil
+	if refused {
+		pause = l.refusedFor(ctx)
+	}
+	l.backoff = min(2*l.backoff, retryMax)
+	l.retryAt = time.Now().Add(pause)
+	l.failures++
+	if l.failing || (!refused && l.failures < 5) {
+		return
+	}
+	l.failing = true
+	l.cfg.Log.WithError(err).Warn("haproxy is not as wanted; the last good configuration stays in force")
+}
+
+// refusedFor is how long the refused text is not worth another try.
+func (l *loop) refusedFor(ctx context.Context) time.Duration {
+	if l.acquire(ctx) != nil {
+		return retryMax
+	}
+	defer l.release()
+	if l.refusal.err == nil {
+		return retryMax
+	}
+	return max(retryMin, time.Until(l.refusal.until))
+}

@@ -1,0 +1,301 @@
+package haproxy
+
+import (
+	"crypto/sha256"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// maxCommands is how many changes are made one by one; with more of them a reload is cheaper.
+const maxCommands = 500
+
+// Plan says how to get from running to wanted: by the runtime commands, if reload is the zero Reason,
+// else by a reload. The commands that come with a reason are those that are right before the reload
+// too, on the worker that the reload will replace.
+func Plan(running, wanted render.Files, can Capabilities) (cmds []Command, reload Reason) {
+	d := diff(running, wanted, can)
+	return d.commands(), d.reason
+}
+
+// difference is what Plan finds out.
+type difference struct {
+	up, down []Command // first what gives more room, then what takes some away
+	reason   Reason    // the first one found
+	moved    []section // sections of the wanted text that the commands put in force
+}
+
+// commands are in the order in which they lose least: add before remove.
+func (d *difference) commands() []Command {
+	return slices.Concat(d.up, d.down)
+}
+
+func (d *difference) reload(kind, detail string) {
+	if !d.reason.needed() {
+		d.reason = Reason{Kind: kind, Detail: detail}
+	}
+}
+
+// diff compares two sets of files. Blocks with equal hashes are not looked into where the rest
+// allows it.
+func diff(running, wanted render.Files, can Capabilities) *difference {
+	d := &difference{}
+	if len(running) == 0 || len(wanted) == 0 {
+		d.reload(ReasonStart, "what runs is not known")
+		return d
+	}
+	d.named(running[1:], wanted[1:])
+	c := comparison{difference: d, can: can, before: running[0], after: wanted[0]}
+	if a, b, ok := changedBlocks(running[0].Blocks, wanted[0].Blocks); !ok || !c.parts(a, b) {
+		*d = difference{reason: d.reason}
+		c.whole()
+	}
+	if n := len(d.up) + len(d.down); n > maxCommands {
+		d.up, d.down, d.moved = nil, nil, nil
+		d.reload(ReasonBatch, strconv.Itoa(n)+" changes at once")
+	}
+	return d
+}
+
+// named compares the files that the configuration names.
+func (d *difference) named(running, wanted render.Files) {
+	if len(running) != len(wanted) {
+		d.reload(ReasonFile, "files came or went")
+		return
+	}
+	for i := range wanted {
+		if running[i].Name != wanted[i].Name || !sameText(running[i], wanted[i]) {
+			d.reload(ReasonFile, "file "+wanted[i].Name+" differs")
+		}
+	}
+}
+
+// sameText compares two files, by the hashes of their blocks if that settles it.
+func sameText(a, b render.File) bool {
+	same := func(x, y render.Block) bool { return x.Hash == y.Hash }
+	return slices.EqualFunc(a.Blocks, b.Blocks, same) || a.Text() == b.Text()
+}
+
+// sameFiles compares two sets of files.
+func sameFiles(a, b render.Files) bool {
+	return slices.EqualFunc(a, b, func(x, y render.File) bool { return x.Name == y.Name && sameText(x, y) })
+}
+
+// changedBlocks leaves out the blocks that both files have in the same order. It gives up if a
+// changed block, or one behind it, does not begin with a section's header: then the blocks cannot be
+// read by themselves.
+func changedBlocks(a, b []render.Block) (onlyA, onlyB []render.Block, ok bool) {
+	n := 0
+	for n < len(a) && n < len(b) && a[n].Hash == b[n].Hash {
+		n++
+	}
+	endA, endB := len(a), len(b)
+	for endA > n && endB > n && a[endA-1].Hash == b[endB-1].Hash {
+		endA, endB = endA-1, endB-1
+	}
+	behind := slices.Concat(a[endA:min(endA+1, len(a))], b[endB:min(endB+1, len(b))])
+	a, b = a[n:endA], b[n:endB]
+	onlyA, keptA := without(a, b)
+	onlyB, keptB := without(b, a)
+	if !slices.Equal(keptA, keptB) {
+		return nil, nil, false
+	}
+	for _, block := range slices.Concat(a, b, behind) {
+		if !beginsSection(block.Text) {
+			return nil, nil, false
+		}
+	}
+	return onlyA, onlyB, true
+}
+
+// without parts the blocks of a into those that b has not and the hashes of the others.
+func without(a, b []render.Block) (only []render.Block, kept [][sha256.Size]byte) {
+	in := make(map[[sha256.Size]byte]bool, len(b))
+	for _, block := range b {
+		in[block.Hash] = true
+	}
+	for _, block := range a {
+		if in[block.Hash] {
+			kept = append(kept, block.Hash)
+		} else {
+			only = append(only, block)
+		}
+	}
+	return only, kept
+}
+
+// beginsSection tells whether a text says nothing before its first header, and ends with a whole line.
+func beginsSection(text string) bool {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		return false
+	}
+	for raw := range strings.Lines(text) {
+		trimmed := strings.TrimSpace(raw)
+		if trimmed == "" || trimmed[0] == '#' {
+			continue
+		}
+		return isHeader(word(splitLine(trimmed), 0))
+	}
+	return true
+}
+
+// comparison is one run of diff.
+type comparison struct {
+	*difference
+	can           Capabilities
+	before, after render.File
+}
+
+// parts compares only the changed blocks. It gives up where a section depends on what stands in
+// other blocks in another way than by a name.
+func (c *comparison) parts(a, b []render.Block) bool {
+	before, after := parse(joined(a)), parse(joined(b))
+	for _, s := range slices.Concat(before, after) {
+		implicit := (s.kind == "backend" || s.kind == "listen") && s.from() == ""
+		if s.kind == "defaults" || implicit || conditional(s) {
+			return false
+		}
+	}
+	if len(a)+len(b) == 0 {
+		return true
+	}
+	for _, block := range slices.Concat(c.before.Blocks, c.after.Blocks) {
+		if strings.Contains(block.Text, ".if") {
+			return false
+		}
+	}
+	c.sections(before, after, defaultsOf(c.defaults()))
+	return true
+}
+
+// defaults finds the defaults sections wherever they stand.
+func (c *comparison) defaults() []section {
+	var all []section
+	for _, block := range c.after.Blocks {
+		if strings.Contains(block.Text, "defaults") {
+			all = append(all, parse(block.Text)...)
+		}
+	}
+	return all
+}
+
+func joined(blocks []render.Block) string { return render.File{Blocks: blocks}.Text() }
+
+// conditional tells whether a section holds statements for the reader itself, such as .if.
+func conditional(s section) bool {
+	return slices.ContainsFunc(s.lines, func(l line) bool { return strings.HasPrefix(l.raw, ".") })
+}
+
+// whole compares everything.
+func (c *comparison) whole() {
+	before, after := parse(c.before.Text()), parse(c.after.Text())
+	switch {
+	case slices.EqualFunc(before, after, sameLines):
+	case slices.ContainsFunc(before, conditional) || slices.ContainsFunc(after, conditional):
+		c.reload(ReasonText, "the text differs and has conditions")
+	case !sameOrder(before, after):
+		c.reload(ReasonText, "sections stand in another order")
+	case !slices.EqualFunc(only(before, "defaults"), only(after, "defaults"), sameLines):
+		c.reload(ReasonSection, "a defaults section differs")
+	default:
+		c.sections(before, after, defaultsOf(after))
+	}
+}
+
+// sections compares section by section. What runtime commands can do is done also if something else
+// needs a reload.
+func (c *comparison) sections(before, after []section, defaults lookup) {
+	old := map[string]section{}
+	for _, s := range before {
+		old[s.id()] = s
+	}
+	for _, s := range after {
+		was, known := old[s.id()]
+		delete(old, s.id())
+		switch {
+		case !known:
+			c.reload(ReasonSection, s.id()+" is new")
+		case sameLines(was, s):
+		case s.kind != "backend" && s.kind != "listen":
+			c.reload(ReasonSection, s.id()+" differs")
+		default:
+			in := defaults(s)
+			c.proxy(readProxy(was, in), readProxy(s, in), s)
+		}
+	}
+	for _, s := range before {
+		if _, gone := old[s.id()]; gone {
+			c.reload(ReasonSection, s.id()+" is gone")
+		}
+	}
+}
+
+// lookup finds what a proxy inherits.
+type lookup func(section) inherited
+
+// defaultsOf gives each proxy its defaults section: the one that it names, else the one before it.
+func defaultsOf(all []section) lookup {
+	named, before := map[string]section{}, map[string]section{}
+	var last section
+	for _, s := range all {
+		switch s.kind {
+		case "defaults":
+			named[s.name], last = s, s
+		default:
+			before[s.id()] = last
+		}
+	}
+	return func(s section) inherited {
+		in := inherited{}
+		next, found := before[s.id()], true
+		if s.from() != "" {
+			next, found = named[s.from()]
+		}
+		if !found {
+			in.why = "the unknown defaults section " + strconv.Quote(s.from())
+		}
+		in.chain(next, named, len(named))
+		return in
+	}
+}
+
+// chain reads a defaults section after the one that it takes itself, if any.
+func (in *inherited) chain(s section, named map[string]section, depth int) {
+	if up, ok := named[s.from()]; ok && s.from() != "" && depth > 0 {
+		in.chain(up, named, depth-1)
+	}
+	for _, l := range s.lines {
+		in.read(l)
+	}
+}
+
+// only picks the sections of a kind.
+func only(all []section, kind string) []section {
+	return slices.DeleteFunc(slices.Clone(all), func(s section) bool { return s.kind != kind })
+}
+
+// sameOrder tells whether the sections that both texts have stand in the same order.
+func sameOrder(before, after []section) bool {
+	return slices.Equal(common(before, after), common(after, before))
+}
+
+// common are the names of the sections of a that b has as well.
+func common(a, b []section) []string {
+	in := map[string]bool{}
+	for _, s := range b {
+		in[s.id()] = true
+	}
+	var out []string
+	for _, s := range a {
+		if in[s.id()] {
+			out = append(out, s.id())
+		}
+	}
+	return out
+}
+
+func sameLines(a, b section) bool {
+	return slices.EqualFunc(a.lines, b.lines, func(x, y line) bool { return x.key() == y.key() })
+}

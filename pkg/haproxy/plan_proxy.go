@@ -1,0 +1,185 @@
+package haproxy
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// proxy compares one proxy before and after. Either all of it is done by commands or nothing.
+func (c *comparison) proxy(before, after *proxy, text section) {
+	p := proxyChange{before: before, after: after, can: c.can}
+	if why, kind := p.read(); why != "" {
+		c.reload(kind, after.id+": "+why)
+		return
+	}
+	c.up, c.down = append(c.up, p.up...), append(c.down, p.down...)
+	c.moved = append(c.moved, text)
+}
+
+// proxyChange collects the commands for one proxy.
+type proxyChange struct {
+	before, after *proxy
+	can           Capabilities
+	up, down      []Command
+}
+
+// read fills the commands or says why there cannot be any.
+func (p *proxyChange) read() (why, kind string) {
+	if i := firstDifference(p.before.others, p.after.others); i >= 0 {
+		return fmt.Sprintf("statement %d besides its servers differs", i), ReasonSection
+	}
+	for _, side := range []*proxy{p.before, p.after} {
+		if side.why != "" {
+			return side.why, ReasonServer
+		}
+	}
+	for i := range p.after.servers {
+		s := &p.after.servers[i]
+		if why := p.server(p.before.find(s.name), s); why != "" {
+			return "server " + s.name + ": " + why, ReasonServer
+		}
+	}
+	for i := range p.before.servers {
+		s := &p.before.servers[i]
+		if p.after.find(s.name) == nil {
+			if why := p.remove(s); why != "" {
+				return "server " + s.name + ": " + why, ReasonServer
+			}
+		}
+	}
+	return "", ""
+}
+
+// server compares one server with what it was; was is nil for a new one.
+func (p *proxyChange) server(was, s *server) string {
+	switch {
+	case was == nil:
+		return p.add(s)
+	case s.why != "" || was.why != "":
+		if s.raw == was.raw {
+			return ""
+		}
+		return "it differs and has " + s.why + was.why
+	case was.address != s.address:
+		return "its address differs"
+	case !was.sameOptions(s):
+		return "its words differ"
+	case !safeName.MatchString(s.name):
+		return "its name cannot be used at run time"
+	}
+	return p.adjust(was, s)
+}
+
+// adjust changes weight and state of a living server.
+func (p *proxyChange) adjust(was, s *server) string {
+	if was.weight != s.weight {
+		if !p.after.dynamic {
+			return "the weight differs and this way of balancing is not dynamic"
+		}
+		p.up = append(p.up, p.command(OpWeight, s))
+	}
+	switch {
+	case was.disabled && !s.disabled:
+		p.up = append(p.up, p.command(OpEnable, s))
+	case !was.disabled && s.disabled:
+		p.down = append(p.down, p.command(OpDisable, s))
+	}
+	return ""
+}
+
+func (p *proxyChange) command(op Op, s *server) Command {
+	return Command{Op: op, Backend: p.after.name, Server: s.name, Weight: s.weight}
+}
+
+// add is a new server.
+func (p *proxyChange) add(s *server) string {
+	if why := p.mayChange(); why != "" {
+		return why
+	}
+	if why := s.addable(p.can); why != "" {
+		return "it is new and has " + why
+	}
+	p.up = append(p.up, addCommand(p.after.name, s))
+	return ""
+}
+
+// addCommand adds a server with all that its line and its defaults say.
+func addCommand(backend string, s *server) Command {
+	c := Command{
+		Op: OpAdd, Backend: backend, Server: s.name,
+		Address: s.address, Weight: s.weight, Disabled: s.disabled,
+	}
+	for _, o := range s.options {
+		c.Words = append(c.Words, o.word)
+		if o.arg != "" {
+			c.Words = append(c.Words, o.arg)
+		}
+	}
+	return c
+}
+
+// remove is a server that is gone.
+func (p *proxyChange) remove(s *server) string {
+	if why := p.mayChange(); why != "" {
+		return why
+	}
+	if !safeName.MatchString(s.name) {
+		return "its name cannot be used at run time"
+	}
+	c := addCommand(p.after.name, s) // the words tell whether it is the same server that comes back
+	c.Op = OpRemove
+	p.down = append(p.down, c)
+	return ""
+}
+
+// mayChange says why servers cannot come and go in this proxy.
+func (p *proxyChange) mayChange() string {
+	switch {
+	case !p.after.dynamic:
+		return "this way of balancing is not dynamic"
+	case p.after.namesServers:
+		return "the section names servers in use-server"
+	case p.after.dynamicCookie:
+		return "dynamic-cookie-key gives servers that come at run time no cookie"
+	case !safeName.MatchString(p.after.name):
+		return "the section's name cannot be used at run time"
+	}
+	return ""
+}
+
+// firstDifference is the place of the first unequal element, -1 if there is none.
+func firstDifference(a, b []string) int {
+	for i := range max(len(a), len(b)) {
+		if i >= len(a) || i >= len(b) || a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
+
+// afterCommands is the text in force once the commands of d ran on a HAProxy with the running text:
+// that text with the wanted form of the sections that they changed. With no reload needed it is the
+// wanted text.
+func (d *difference) afterCommands(running, wanted render.Files) render.Files {
+	if !d.reason.needed() {
+		return wanted
+	}
+	if len(d.moved) == 0 {
+		return running
+	}
+	moved := map[string]string{}
+	for _, s := range d.moved {
+		moved[s.id()] = s.text
+	}
+	var blocks []render.Block
+	for _, s := range parse(running[0].Text()) {
+		text, ok := moved[s.id()]
+		if !ok {
+			text = s.text
+		}
+		blocks = append(blocks, render.NewBlock(s.id(), text))
+	}
+	return slices.Concat(render.Files{{Blocks: blocks}}, running[1:])
+}

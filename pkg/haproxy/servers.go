@@ -1,0 +1,261 @@
+package haproxy
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// option is one word of a server line with its argument, if it takes one.
+type option struct {
+	word, arg string
+}
+
+// server is one server line, or what is in force for it.
+type server struct {
+	name     string
+	address  string // as written
+	options  []option
+	weight   int
+	disabled bool
+	raw      string // the line, for those that only HAProxy can read
+	// why says why this line cannot be expressed by runtime commands; "" if it can.
+	why string
+}
+
+// serverWord tells how many arguments a word of a server line takes, for the words that `add server`
+// accepts with the same meaning.
+func serverWord(word string) (args int, known bool) {
+	switch word {
+	case "check", "backup", "disabled", "ssl", "send-proxy", "send-proxy-v2", "check-send-proxy",
+		"check-ssl", "no-ssl-reuse", "tfo", "force-tlsv12":
+		return 0, true
+	case "inter", "fastinter", "downinter", "fall", "rise", "port", "addr", "weight", "maxconn",
+		"minconn", "maxqueue", "slowstart", "id", "error-limit", "observe", "on-error",
+		"on-marked-down", "on-marked-up", "verify", "verifyhost", "ca-file", "crt", "sni", "alpn",
+		"check-sni", "check-proto", "proto", "proxy-v2-options", "ws", "cookie",
+		"pool-max-conn", "pool-low-conn", "pool-purge-delay":
+		return 1, true
+	default:
+		return 0, false
+	}
+}
+
+// readOptions reads the words behind a server's address, or those of a default-server line.
+func readOptions(words []string) (opts []option, why string) {
+	for i := 0; i < len(words); i++ {
+		args, known := serverWord(words[i])
+		if !known {
+			return nil, "the word " + strconv.Quote(words[i])
+		}
+		if i+args >= len(words) {
+			return nil, "the lack of an argument of " + strconv.Quote(words[i])
+		}
+		o := option{word: words[i]}
+		if args == 1 {
+			o.arg = words[i+1]
+		}
+		opts, i = append(opts, o), i+args
+	}
+	return opts, ""
+}
+
+// readServer reads a server line and adds what default-server lines give it. Later words win.
+func readServer(l line, defaults []option, whyDefaults string) server {
+	s := server{weight: 1, why: whyDefaults, raw: l.key()}
+	if len(l.words) < 3 {
+		s.name = strings.Join(l.words[1:], " ")
+		s.why = "a server line without an address"
+		return s
+	}
+	s.name, s.address = l.words[1], l.words[2]
+	if !l.plain {
+		s.why = "quotes or escapes that only haproxy can read"
+		return s
+	}
+	own, why := readOptions(l.words[3:])
+	if why != "" {
+		s.why = why
+		return s
+	}
+	for _, o := range slices.Concat(defaults, own) {
+		s.take(o)
+	}
+	return s
+}
+
+// take adds one word to a server.
+func (s *server) take(o option) {
+	switch o.word {
+	case "disabled":
+		s.disabled = true
+	case "weight":
+		w, err := strconv.Atoi(o.arg)
+		if err != nil || w < 0 || w > 256 {
+			s.why = "the weight " + strconv.Quote(o.arg)
+		}
+		s.weight = w
+	default:
+		s.options = slices.DeleteFunc(s.options, func(old option) bool { return old.word == o.word })
+		s.options = append(s.options, o)
+	}
+}
+
+// has tells whether the server carries a word.
+func (s *server) has(word string) bool {
+	return slices.ContainsFunc(s.options, func(o option) bool { return o.word == word })
+}
+
+// sameOptions compares what cannot be changed on a living server.
+func (s *server) sameOptions(o *server) bool {
+	return s.address == o.address && slices.Equal(sorted(s.options), sorted(o.options))
+}
+
+func sorted(opts []option) []option {
+	return slices.SortedFunc(slices.Values(opts), func(a, b option) int { return strings.Compare(a.word, b.word) })
+}
+
+// safeName and safeWord are what we put on HAProxy's command line; nothing in them has a meaning
+// there. We reject instead of escaping.
+var (
+	safeName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,200}$`)
+	safeWord = regexp.MustCompile(`^[A-Za-z0-9_.:,/()\[\]@%+=*~-]{1,1000}$`)
+)
+
+// addable says why this server cannot be added at run time, "" if it can.
+func (s *server) addable(can Capabilities) string {
+	if s.why != "" {
+		return s.why
+	}
+	if a, err := netip.ParseAddrPort(s.address); err != nil || a.Port() == 0 {
+		return "the address " + strconv.Quote(s.address) + ", which is not a literal one with a port"
+	}
+	if !safeName.MatchString(s.name) {
+		return "the name " + strconv.Quote(s.name)
+	}
+	for _, o := range s.options {
+		if o.word == "cookie" && !can.Cookie {
+			return "the word \"cookie\", which this haproxy does not take at run time"
+		}
+		if args, _ := serverWord(o.word); args > 0 && !safeWord.MatchString(o.arg) {
+			return "the argument of " + strconv.Quote(o.word)
+		}
+	}
+	return ""
+}
+
+// proxy is a section that can hold servers, split into servers and the rest.
+type proxy struct {
+	id, name string
+	servers  []server
+	index    map[string]int
+	others   []string // keys of all other statements in their order, the header first
+
+	dynamic       bool // the way of balancing allows servers to come and go
+	dynamicCookie bool
+	namesServers  bool // use-server names servers
+	templates     bool // server-template makes servers that have no line
+	off           bool // the whole section is disabled
+	why           string
+}
+
+// inherited is what a proxy takes from its defaults section.
+type inherited struct {
+	balance, hashType string
+	options           []option // of default-server
+	why               string
+	dynamicCookie     bool
+}
+
+// read takes one statement that is allowed in defaults and in proxies.
+func (in *inherited) read(l line) {
+	if len(l.words) == 0 {
+		return
+	}
+	switch l.words[0] {
+	case "balance":
+		in.balance = word(l, 1)
+	case "hash-type":
+		in.hashType = word(l, 1)
+	case "dynamic-cookie-key":
+		in.dynamicCookie = true
+	case "default-server":
+		opts, why := readOptions(l.words[1:])
+		if !l.plain {
+			why = "quotes or escapes that only haproxy can read"
+		}
+		if why != "" {
+			in.why = why + " in default-server"
+		}
+		in.options = slices.Concat(in.options, opts)
+	}
+}
+
+func word(l line, i int) string {
+	if i < len(l.words) {
+		return l.words[i]
+	}
+	return ""
+}
+
+// dynamicBalance tells whether servers can be added under this way of balancing.
+func (in *inherited) dynamicBalance() bool {
+	name, _, _ := strings.Cut(in.balance, "(")
+	switch name {
+	case "", "roundrobin", "leastconn", "first", "random":
+		return true
+	case "static-rr":
+		return false
+	default:
+		return in.hashType == "consistent"
+	}
+}
+
+// readProxy reads a backend or listen section under what its defaults give it.
+func readProxy(s section, in inherited) *proxy {
+	p := &proxy{id: s.id(), name: s.name, index: map[string]int{}}
+	var servers []line
+	for _, l := range s.lines {
+		if len(l.words) > 0 && l.words[0] == "server" {
+			servers = append(servers, l)
+			continue
+		}
+		p.others = append(p.others, l.key())
+		in.read(l)
+		switch word(l, 0) {
+		case "default-server":
+			if len(servers) > 0 {
+				p.why = "default-server behind a server line"
+			}
+		case "disabled":
+			p.off = true
+		case "server-template":
+			p.templates = true
+		case "use-server":
+			p.namesServers = true
+		}
+	}
+	p.dynamic, p.dynamicCookie = in.dynamicBalance(), in.dynamicCookie
+	for _, l := range servers {
+		p.add(readServer(l, in.options, in.why))
+	}
+	return p
+}
+
+func (p *proxy) add(s server) {
+	if _, twice := p.index[s.name]; twice {
+		p.why = "two servers with the name " + strconv.Quote(s.name)
+	}
+	p.index[s.name] = len(p.servers)
+	p.servers = append(p.servers, s)
+}
+
+// find returns the server of that name, nil if there is none.
+func (p *proxy) find(name string) *server {
+	if i, ok := p.index[name]; ok {
+		return &p.servers[i]
+	}
+	return nil
+}

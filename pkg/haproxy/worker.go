@@ -1,0 +1,232 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Worker identifies the HAProxy process that serves. The start time tells apart two processes with
+// one number, such as those of a container before and after its restart.
+type Worker struct {
+	Pid   int   `json:"pid"`
+	Start int64 `json:"start"` // seconds since the epoch, HAProxy's clock
+}
+
+// info is what `show info` tells.
+type info struct {
+	worker   Worker
+	version  string
+	stopping bool
+}
+
+// info asks the worker who it is.
+func (r runtimeAPI) info(ctx context.Context) (info, error) {
+	answer, err := ask(ctx, r.path, "show info")
+	if err != nil {
+		return info{}, err
+	}
+	return parseInfo(answer)
+}
+
+// parseInfo reads the answer to `show info`.
+func parseInfo(answer string) (info, error) {
+	var i info
+	for row := range strings.Lines(answer) {
+		key, value, _ := strings.Cut(strings.TrimSpace(row), ": ")
+		switch key {
+		case "Version":
+			i.version = value
+		case "Stopping":
+			i.stopping = value != "0"
+		case "Pid":
+			i.worker.Pid, _ = strconv.Atoi(value) //nolint:errcheck // 0 is refused below
+		case "Start_time_sec":
+			i.worker.Start, _ = strconv.ParseInt(value, 10, 64) //nolint:errcheck // 0 is a weaker identity
+		}
+	}
+	if i.worker.Pid == 0 {
+		return info{}, fmt.Errorf("the answer %.80q does not say which worker it is from", answer)
+	}
+	return i, nil
+}
+
+// capabilities tells what this version can do at run time.
+func (i info) capabilities() Capabilities {
+	major, _, _ := strings.Cut(i.version, ".")
+	n, err := strconv.Atoi(major)
+	old := err != nil || n < 3
+	return Capabilities{PoolWords: old, Cookie: !old}
+}
+
+// liveServer is one server as HAProxy runs it.
+type liveServer struct {
+	backend, name string
+	address       string // address and port, joined as in a text
+	maint         bool
+	stopped       bool
+	checked       bool
+	weight        int
+}
+
+// servers asks for the state of all servers.
+func (r runtimeAPI) servers(ctx context.Context) ([]liveServer, error) {
+	answer, err := ask(ctx, r.path, "show servers state")
+	if err != nil {
+		return nil, err
+	}
+	return parseServers(answer)
+}
+
+// Bits of srv_admin_state that mean forced or inherited maintenance, and of srv_check_state.
+const (
+	adminMaint   = 0x01 | 0x02
+	checkEnabled = 0x02
+)
+
+// parseServers reads the answer to `show servers state` by the names of its columns. An answer that
+// is cut short is an error: unknown is not empty.
+func parseServers(answer string) ([]liveServer, error) {
+	version, rest, _ := strings.Cut(answer, "\n")
+	header, rest, ok := strings.Cut(rest, "\n")
+	if strings.TrimSpace(version) != "1" || !ok || !strings.HasSuffix(answer, "\n\n") {
+		return nil, fmt.Errorf("the answer %.80q is not a list of servers", answer)
+	}
+	column := map[string]int{}
+	for i, name := range strings.Fields(strings.TrimPrefix(header, "#")) {
+		column[name] = i
+	}
+	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state"} {
+		if _, ok := column[name]; !ok {
+			return nil, errors.New("the list of servers has no column " + name)
+		}
+	}
+	var all []liveServer
+	for row := range strings.Lines(rest) {
+		f := strings.Fields(row)
+		if len(f) < len(column) {
+			continue
+		}
+		all = append(all, readLive(f, column))
+	}
+	return all, nil
+}
+
+func readLive(f []string, column map[string]int) liveServer {
+	number := func(name string) int {
+		n, err := strconv.Atoi(f[column[name]])
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	s := liveServer{
+		backend: f[column["be_name"]], name: f[column["srv_name"]],
+		maint: number("srv_admin_state")&adminMaint != 0, stopped: number("srv_op_state") == 0,
+		checked: number("srv_check_state")&checkEnabled != 0, weight: number("srv_uweight"),
+	}
+	if addr, err := netip.ParseAddr(f[column["srv_addr"]]); err == nil {
+		s.address = netip.AddrPortFrom(addr, uint16(number("srv_port"))).String() //nolint:gosec // a port
+	}
+	return s
+}
+
+// mismatch is what runs otherwise than the text says.
+type mismatch struct {
+	repair []Command
+	reload string // why commands cannot mend it, "" if they can
+	count  int
+}
+
+// compare holds the running servers against a text. Servers that wait for their deletion are no
+// mismatch.
+func compare(text string, live []liveServer, can Capabilities, leaving func(target string) bool) mismatch {
+	var m mismatch
+	running := map[string]liveServer{}
+	for _, s := range live {
+		running[s.backend+"/"+s.name] = s
+	}
+	all := parse(text)
+	defaults := defaultsOf(all)
+	proxies := map[string]*proxy{}
+	for _, s := range all {
+		if s.kind != "backend" && s.kind != "listen" {
+			continue
+		}
+		p := readProxy(s, defaults(s))
+		if p.off {
+			continue
+		}
+		proxies[p.name] = p
+		for i := range p.servers {
+			s, ok := running[p.name+"/"+p.servers[i].name]
+			m.server(p, &p.servers[i], s, ok, can)
+		}
+	}
+	for _, s := range live {
+		m.extra(s, proxies[s.backend], leaving)
+	}
+	return m
+}
+
+func (m *mismatch) reloadFor(why string) {
+	m.count++
+	if m.reload == "" {
+		m.reload = why
+	}
+}
+
+// server holds one server of the text against the running one.
+func (m *mismatch) server(p *proxy, s *server, live liveServer, runs bool, can Capabilities) {
+	target := p.name + "/" + s.name
+	mend := proxyChange{before: p, after: p, can: can}
+	switch {
+	case s.why != "" && runs:
+		return // its words are only for HAProxy to read
+	case !runs:
+		if why := mend.add(s); why != "" {
+			m.reloadFor(target + " is not running: " + why)
+			return
+		}
+	case differentAddress(s.address, live.address):
+		m.reloadFor(target + " runs with another address")
+		return
+	case !s.disabled && !live.maint && live.stopped && !s.has("check"):
+		m.reloadFor(target + " is down without a check that could raise it")
+		return
+	default:
+		was := *s
+		was.disabled, was.weight = live.maint, live.weight
+		if why := mend.adjust(&was, s); why != "" {
+			m.reloadFor(target + ": " + why)
+			return
+		}
+	}
+	if n := len(mend.up) + len(mend.down); n > 0 {
+		m.repair = append(append(m.repair, mend.up...), mend.down...)
+		m.count++
+	}
+}
+
+// differentAddress compares literal addresses; others are HAProxy's to resolve.
+func differentAddress(written, live string) bool {
+	a, err := netip.ParseAddrPort(written)
+	return err == nil && live != "" && a.String() != live
+}
+
+// extra handles a running server that the text does not have.
+func (m *mismatch) extra(s liveServer, p *proxy, leaving func(string) bool) {
+	if p == nil || p.find(s.name) != nil || p.templates || leaving(s.backend+"/"+s.name) {
+		return
+	}
+	mend := proxyChange{before: p, after: p}
+	if why := mend.remove(&server{name: s.name}); why != "" {
+		m.reloadFor(s.backend + "/" + s.name + " runs and is not wanted: " + why)
+		return
+	}
+	m.repair = append(m.repair, mend.down...)
+	m.count++
+}

@@ -1,0 +1,235 @@
+package register
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// The bounds of the Publisher's pauses when its fields leave them open.
+const (
+	DefaultMinRetry     = 100 * time.Millisecond
+	DefaultMaxRetry     = 3 * time.Second
+	DefaultCloseTimeout = 5 * time.Second
+)
+
+// Publisher makes a registry hold the newest set that it was given.
+type Publisher struct {
+	Registry Registry
+	Log      logrus.FieldLogger
+	// Report is told of each success (nil) and failure. It may be nil.
+	Report func(error)
+	// MinRetry and MaxRetry bound the jittered pauses between attempts that fail.
+	MinRetry, MaxRetry time.Duration
+	// Linger is how long Run goes on publishing sets after its ctx was cancelled, so that the
+	// others learn which containers are stopped along with this agent, as when the host goes down.
+	Linger time.Duration
+	// CloseTimeout bounds what is under way when Linger is over, and then the closing of the
+	// session, each.
+	CloseTimeout time.Duration
+}
+
+// Run publishes each set of in until ctx is cancelled and Linger is over, then closes the session.
+// It writes nothing before the first set is there: unknown is not empty. It returns nil after a
+// clean end, else why the session could not be closed.
+func (p *Publisher) Run(ctx context.Context, in <-chan []service.Instance) error {
+	// The work outlives ctx by Linger, so it has a context of its own.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	l := &publishing{
+		Publisher: p, results: make(chan result, 1), retry: time.NewTimer(0), linger: time.NewTimer(0),
+		pause: &backoff.ExponentialBackOff{
+			InitialInterval: orDefault(p.MinRetry, DefaultMinRetry), MaxInterval: orDefault(p.MaxRetry, DefaultMaxRetry),
+			RandomizationFactor: 0.5, Multiplier: 2,
+		},
+	}
+	l.retry.Stop()
+	l.linger.Stop()
+	l.pause.Reset()
+	l.loop(ctx, work, in)
+	return l.end(ctx)
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
+
+// publishing is the state of one Run. The goroutine of Run owns it. Opening and writing are done by
+// another one, one operation at a time, so that a registry that hangs delays no newer set and no end.
+type publishing struct {
+	*Publisher
+	want    []service.Instance
+	known   bool // whether there is a set at all
+	written bool // whether want was written in this session
+	session Session
+	failing bool
+	lost    time.Time // when the last session was
+
+	results chan result
+	busy    bool
+	cancel  context.CancelFunc // of the operation under way
+	waiting bool               // for retry
+	retry   *time.Timer
+	linger  *time.Timer
+	pause   *backoff.ExponentialBackOff
+}
+
+// result is the outcome of an operation: of an opening if it has a session or err and opened is
+// set, else of a writing.
+type result struct {
+	opened  bool
+	session Session
+	err     error
+}
+
+// loop works until the end. These wake it: a new set, an operation's outcome, the loss of the
+// lease, the time to try again, the end.
+func (l *publishing) loop(ctx, work context.Context, in <-chan []service.Instance) {
+	over := ctx.Done()
+	for {
+		l.next(work)
+		var lost <-chan struct{}
+		if l.session != nil {
+			lost = l.session.Done()
+		}
+		select {
+		case set, ok := <-in:
+			if !ok {
+				in = nil
+				continue
+			}
+			l.want, l.known, l.written = set, true, false
+		case r := <-l.results:
+			l.took(r)
+		case <-lost:
+			l.lose(work)
+		case <-l.retry.C:
+			l.waiting = false
+		case <-over:
+			over = nil
+			l.linger.Reset(max(l.Linger, 0))
+		case <-l.linger.C:
+			return
+		}
+	}
+}
+
+// next begins the operation that is due, if there is one.
+func (l *publishing) next(work context.Context) {
+	if l.busy || l.waiting || !l.known || l.session != nil && l.written {
+		return
+	}
+	ctx, cancel := context.WithCancel(work)
+	l.busy, l.cancel = true, cancel
+	if l.session == nil {
+		go func() {
+			s, err := l.Registry.Open(ctx)
+			l.results <- result{opened: true, session: s, err: err}
+		}()
+		return
+	}
+	l.written = true // unless it fails, or a newer set comes
+	session, want := l.session, l.want
+	go func() { l.results <- result{err: session.Set(ctx, want)} }()
+}
+
+// took takes an operation's outcome.
+func (l *publishing) took(r result) {
+	l.busy = false
+	l.cancel()
+	if r.err != nil {
+		l.written = false
+		l.fail(r)
+		return
+	}
+	if r.opened {
+		l.session, l.written = r.session, false
+		return
+	}
+	l.pause.Reset()
+	l.report(nil)
+	if l.failing {
+		l.failing = false
+		l.Log.Info("registry is in step again")
+	}
+}
+
+func (l *publishing) fail(r result) {
+	verb := "write to the registry"
+	if r.opened {
+		verb = "open the registry"
+	}
+	err := fmt.Errorf("%s: %w", verb, r.err)
+	l.report(err)
+	if !l.failing {
+		l.failing = true
+		l.Log.WithError(err).Warn("registry cannot be written; trying again")
+	}
+	l.waiting = true
+	l.retry.Reset(l.pause.NextBackOff())
+}
+
+// lose gives up a session whose lease is gone. The next is opened at once, unless this one did not
+// last: sessions that keep taking the node from each other must not do so at full speed.
+func (l *publishing) lose(work context.Context) {
+	l.Log.Warn("registry session lost; opening a new one")
+	l.report(errors.New("the registry session was lost"))
+	if l.busy { // a writing, which cannot succeed any more
+		l.cancel()
+		<-l.results
+		l.busy = false
+	}
+	ctx, cancel := context.WithTimeout(work, orDefault(l.CloseTimeout, DefaultCloseTimeout))
+	defer cancel()
+	_ = l.session.Close(ctx) // nothing of it is left to be kept
+	l.session, l.written = nil, false
+	l.failing = true // so that the return is logged
+	l.waiting = time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry)
+	l.lost = time.Now()
+	l.retry.Stop()
+	if l.waiting {
+		l.retry.Reset(l.pause.NextBackOff())
+	}
+}
+
+// end closes the session. What is under way may end first, if it does so in time.
+func (l *publishing) end(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	limit := orDefault(l.CloseTimeout, DefaultCloseTimeout)
+	if l.busy {
+		if l.session == nil {
+			l.cancel() // an opening has nothing to save
+		}
+		stop := time.AfterFunc(limit, l.cancel)
+		r := <-l.results
+		stop.Stop()
+		l.cancel()
+		if r.session != nil {
+			l.session = r.session
+		}
+	}
+	if l.session == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := l.session.Close(ctx); err != nil {
+		return fmt.Errorf("close the registry session: %w", err)
+	}
+	return nil
+}
+
+func (l *publishing) report(err error) {
+	if l.Report != nil {
+		l.Report(err)
+	}
+}

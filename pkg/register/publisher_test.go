@@ -1,0 +1,323 @@
+package register
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"go.uber.org/goleak"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func quiet() logrus.FieldLogger {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return l
+}
+
+// memory is a Registry in memory that writes down what is done to it.
+type memory struct {
+	mu       sync.Mutex
+	log      []string
+	openErrs int                         // openings that are still to fail
+	setErrs  int                         // writings that are still to fail
+	hang     bool                        // whether writings hang until their ctx ends
+	sessions []*memorySession            // all that were opened
+	keys     map[string]service.Instance // what is registered
+}
+
+type memorySession struct {
+	*memory
+	done chan struct{}
+}
+
+func (m *memory) Open(context.Context) (Session, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.openErrs > 0 {
+		m.openErrs--
+		m.log = append(m.log, "open fails")
+		return nil, errors.New("no registry")
+	}
+	m.log = append(m.log, "open")
+	s := &memorySession{memory: m, done: make(chan struct{})}
+	m.sessions = append(m.sessions, s)
+	return s, nil
+}
+
+func (s *memorySession) Set(ctx context.Context, want []service.Instance) error {
+	s.mu.Lock()
+	hang := s.hang
+	s.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.setErrs > 0 {
+		s.setErrs--
+		s.log = append(s.log, "set fails")
+		return errors.New("no leader")
+	}
+	s.keys = map[string]service.Instance{}
+	var ids []string
+	for _, i := range want {
+		s.keys[i.ID] = i
+		ids = append(ids, i.ID)
+	}
+	s.log = append(s.log, "set "+strings.Join(ids, ","))
+	return nil
+}
+
+func (s *memorySession) Done() <-chan struct{} { return s.done }
+
+func (s *memorySession) Close(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = append(s.log, "close")
+	return nil
+}
+
+func (m *memory) lines() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.log, "; ")
+}
+
+func (m *memory) do(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
+func instances(ids ...string) []service.Instance {
+	set := []service.Instance{}
+	for _, id := range ids {
+		set = append(set, service.Instance{Node: "h1", ID: id, Service: "web", Address: netip.MustParseAddr("10.0.0.1"), Port: 80, State: service.Ready})
+	}
+	return set
+}
+
+// publishing runs a Publisher in the bubble; end cancels it and returns what Run returned.
+func publish(t *testing.T, p *Publisher) (in chan []service.Instance, end func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	in = make(chan []service.Instance)
+	done := make(chan error, 1)
+	p.Log = quiet()
+	go func() { done <- p.Run(ctx, in) }()
+	return in, func() error {
+		cancel()
+		return <-done
+	}
+}
+
+func TestPublisher(t *testing.T) {
+	tests := map[string]struct {
+		registry *memory // a fresh one if nil
+		play     func(m *memory, in chan<- []service.Instance)
+		want     string
+	}{
+		"nothing is written before the first set (unknown is not empty)": {
+			play: func(*memory, chan<- []service.Instance) { time.Sleep(time.Hour) },
+			want: "",
+		},
+		"an empty set is a set": {
+			play: func(_ *memory, in chan<- []service.Instance) { in <- instances() },
+			want: "open; set ; close",
+		},
+		"each change is written": {
+			play: func(_ *memory, in chan<- []service.Instance) {
+				in <- instances("a")
+				synctest.Wait()
+				in <- instances("a", "b")
+				synctest.Wait()
+				in <- instances("b")
+			},
+			want: "open; set a; set a,b; set b; close",
+		},
+		"a registry that is away is tried again (F5)": {
+			registry: &memory{openErrs: 3},
+			play: func(_ *memory, in chan<- []service.Instance) {
+				in <- instances("a")
+				time.Sleep(time.Minute)
+			},
+			want: "open fails; open fails; open fails; open; set a; close",
+		},
+		"a write that fails is tried again with the newest set (F5)": {
+			registry: &memory{setErrs: 1},
+			play: func(_ *memory, in chan<- []service.Instance) {
+				in <- instances("a")
+				synctest.Wait()
+				in <- instances("b")
+				time.Sleep(time.Minute)
+			},
+			want: "open; set fails; set b; close",
+		},
+		"a lost lease: at once a new session and the whole set (P3)": {
+			play: func(m *memory, in chan<- []service.Instance) {
+				in <- instances("a", "b")
+				synctest.Wait()
+				close(m.sessions[0].done)
+				synctest.Wait()
+			},
+			want: "open; set a,b; close; open; set a,b; close",
+		},
+		"a lease lost again and again is not taken again at full speed (F15)": {
+			play: func(m *memory, in chan<- []service.Instance) {
+				in <- instances("a")
+				synctest.Wait()
+				close(m.sessions[0].done)
+				synctest.Wait()
+				close(m.sessions[1].done)
+				synctest.Wait()
+				m.do(func() { m.log = append(m.log, "pause") })
+				time.Sleep(time.Second)
+			},
+			want: "open; set a; close; open; set a; close; pause; open; set a; close",
+		},
+		"a lease lost while a write hangs": {
+			play: func(m *memory, in chan<- []service.Instance) {
+				in <- instances("a")
+				synctest.Wait()
+				m.do(func() { m.hang = true })
+				in <- instances("b")
+				synctest.Wait()
+				m.do(func() { m.hang = false })
+				close(m.sessions[0].done)
+				synctest.Wait()
+			},
+			want: "open; set a; close; open; set b; close",
+		},
+		"nothing is written while nothing changes (P10)": {
+			play: func(_ *memory, in chan<- []service.Instance) {
+				in <- instances("a")
+				time.Sleep(time.Hour)
+			},
+			want: "open; set a; close",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := tt.registry
+				if m == nil {
+					m = &memory{}
+				}
+				in, end := publish(t, &Publisher{Registry: m})
+				tt.play(m, in)
+				synctest.Wait()
+				if err := end(); err != nil {
+					t.Errorf("Run: %v", err)
+				}
+				if got := m.lines(); got != tt.want {
+					t.Errorf("got  %q\nwant %q", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// A registry that comes back is written within the longest pause and its jitter (P3).
+func TestPublisherPausesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{openErrs: 200}
+		in, end := publish(t, &Publisher{Registry: m, MinRetry: 100 * time.Millisecond, MaxRetry: time.Second})
+		in <- instances("a")
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		failures := strings.Count(m.lines(), "open fails")
+		if failures < 13 || failures > 50 {
+			t.Errorf("got %d attempts in 20 s, want 13 to 50", failures)
+		}
+		m.do(func() { m.openErrs = 0 })
+		time.Sleep(1500 * time.Millisecond)
+		synctest.Wait()
+		if got := m.lines(); !strings.HasSuffix(got, "open; set a") {
+			t.Errorf("got %q, want it to end in the set", got)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A clean exit goes on publishing for a while: the containers of a host that goes down are told of
+// as draining.
+func TestPublisherLingers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		p := &Publisher{Registry: m, Linger: 2 * time.Second}
+		in, end := publish(t, p)
+		in <- instances("a", "b")
+		synctest.Wait()
+		go func() {
+			time.Sleep(1500 * time.Millisecond)
+			in <- instances("b")
+		}()
+		begin := time.Now()
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if got, want := m.lines(), "open; set a,b; set b; close"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if got, want := time.Since(begin), 2*time.Second; got != want {
+			t.Errorf("lingered for %v, want %v", got, want)
+		}
+	})
+}
+
+// A registry that hangs delays the end by the close timeout, and newer sets not at all.
+func TestPublisherEndsDespiteHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{hang: true}
+		in, end := publish(t, &Publisher{Registry: m, CloseTimeout: time.Second})
+		in <- instances("a")
+		synctest.Wait()
+		for n := range 10 {
+			in <- instances(fmt.Sprint("b", n))
+		}
+		begin := time.Now()
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if got, want := m.lines(), "open; close"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if got := time.Since(begin); got != time.Second {
+			t.Errorf("the end took %v, want 1s", got)
+		}
+	})
+}
+
+func TestPublisherReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		m := &memory{setErrs: 1}
+		in, end := publish(t, &Publisher{Registry: m, Report: func(err error) { got = append(got, fmt.Sprint(err)) }})
+		in <- instances("a")
+		time.Sleep(time.Minute)
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if got, want := strings.Join(got, "; "), "write to the registry: no leader; <nil>"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}

@@ -1,0 +1,78 @@
+package embedded
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/sirupsen/logrus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// core passes what the server logs as warnings or worse on to ours, with its fields. It is safe for
+// concurrent use, as the server has many goroutines.
+type core struct {
+	log    logrus.FieldLogger
+	silent *atomic.Bool
+}
+
+func newCore(log logrus.FieldLogger) *core {
+	return &core{log: log, silent: &atomic.Bool{}}
+}
+
+func (c *core) logger() *zap.Logger { return zap.New(c) }
+
+// silence makes it drop everything from now on.
+func (c *core) silence() { c.silent.Store(true) }
+
+// Enabled implements zapcore.Core.
+func (c *core) Enabled(level zapcore.Level) bool {
+	return c.log != nil && level >= zapcore.WarnLevel && !c.silent.Load()
+}
+
+// With implements zapcore.Core.
+func (c *core) With(fields []zapcore.Field) zapcore.Core {
+	if c.log == nil {
+		return c
+	}
+	return &core{log: c.log.WithFields(toFields(fields)), silent: c.silent}
+}
+
+// Check implements zapcore.Core.
+func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if !c.Enabled(e.Level) || slices.Contains(ordinary(), e.Message) {
+		return ce
+	}
+	return ce.AddCore(e, c)
+}
+
+// Write implements zapcore.Core.
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	entry := c.log.WithFields(toFields(fields)).WithField("etcd", e.Message)
+	if e.Level == zapcore.WarnLevel {
+		entry.Warn("embedded etcd warns")
+		return nil
+	}
+	entry.Error("embedded etcd reports an error")
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c *core) Sync() error { return nil }
+
+func toFields(fields []zapcore.Field) logrus.Fields {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	return enc.Fields
+}
+
+// ordinary lists warnings about what is as we want it on a single host.
+func ordinary() []string {
+	return []string{
+		"Running http and grpc server on single port. This is not recommended for production.",
+		"simple token is not cryptographically signed",
+		"serving client traffic insecurely; this is strongly discouraged!",
+	}
+}

@@ -1,0 +1,142 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// authority gets the token that goes with each request of a user, and a new one when the cluster
+// does not take the old one any more. The client has a mechanism of its own; it connects before the
+// client exists, so that an agent could not start without its cluster, and it checks the password
+// again for each stream, which is slow on purpose and would be paid at each renewal of a lease.
+//
+// It is safe for concurrent use.
+type authority struct {
+	user, password string
+	client         *clientv3.Client
+	token          atomic.Pointer[string] // nil while there is none
+	asking         chan struct{}          // holds a value while a token is asked for
+}
+
+func newAuthority(user, password string) *authority {
+	return &authority{user: user, password: password, asking: make(chan struct{}, 1)}
+}
+
+// options are what makes a connection use the authority: none without a user.
+func (a *authority) options() []grpc.DialOption {
+	if a.user == "" {
+		return nil
+	}
+	return []grpc.DialOption{
+		grpc.WithPerRPCCredentials(a),
+		grpc.WithChainUnaryInterceptor(a.unary),
+		grpc.WithChainStreamInterceptor(a.stream),
+	}
+}
+
+// asksForToken marks the context of the one request that goes without a token.
+type asksForToken struct{}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials. Whether to encrypt is the
+// operator's choice of a URL.
+func (a *authority) RequireTransportSecurity() bool { return false }
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (a *authority) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	if ctx.Value(asksForToken{}) != nil {
+		return nil, nil
+	}
+	token, err := a.current(ctx)
+	if err != nil || token == "" {
+		return nil, err
+	}
+	return map[string]string{rpctypes.TokenFieldNameGRPC: token}, nil
+}
+
+// current is the token, asked for if there is none. It is "" if the cluster asks nobody for one.
+func (a *authority) current(ctx context.Context) (string, error) {
+	select {
+	case a.asking <- struct{}{}:
+		defer func() { <-a.asking }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if t := a.token.Load(); t != nil {
+		return *t, nil
+	}
+	token, err := a.authenticate(ctx)
+	if err != nil {
+		return "", err
+	}
+	a.token.Store(&token)
+	return token, nil
+}
+
+func (a *authority) authenticate(ctx context.Context) (string, error) {
+	const limit = 5 * time.Second
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, asksForToken{}, true), limit)
+	defer cancel()
+	resp, err := a.client.Authenticate(ctx, a.user, a.password)
+	switch {
+	case err == nil:
+		return resp.Token, nil
+	case errors.Is(err, rpctypes.ErrAuthNotEnabled):
+		return "", nil
+	case errors.Is(err, rpctypes.ErrAuthFailed):
+		// As plain text it ends the request. With its own code the request would be repeated at once.
+		return "", errors.New("the registry refuses the user name or the password: see --registry-user and --registry-password-file")
+	default:
+		return "", status.Errorf(codes.Unavailable, "user %s: %v", a.user, err)
+	}
+}
+
+// stale tells whether the cluster refused a request for its token, and forgets it then.
+func (a *authority) stale(err error) bool {
+	switch rpctypes.Error(err) {
+	case rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrAuthOldRevision:
+		a.token.Store(nil)
+		return true
+	}
+	return false
+}
+
+// unary repeats a request that was refused for its token once.
+func (a *authority) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if err != nil && ctx.Value(asksForToken{}) == nil && a.stale(err) {
+		err = invoke(ctx, method, req, reply, cc, opts...)
+	}
+	return err
+}
+
+// stream makes the next stream get a new token when this one was refused for its old one.
+func (a *authority) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := open(ctx, desc, cc, method, opts...)
+	if err != nil {
+		a.stale(err)
+		return nil, err
+	}
+	return watchedStream{s, a}, nil
+}
+
+type watchedStream struct {
+	grpc.ClientStream
+	a *authority
+}
+
+// RecvMsg receives, and learns from an error.
+func (s watchedStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if err != nil {
+		s.a.stale(err)
+	}
+	return err
+}

@@ -1,0 +1,15 @@
+// Package etcd keeps registrations in an etcd cluster, and reads them back.
+//
+// Both ends of the pipes that meet in the registry are here. A [Registry] opens sessions: one
+// lease per agent, under which a node's exact set of instances is written by guarded transactions.
+// A [Watcher] turns the keys of all nodes into complete catalogs: it lists all pages at one
+// revision, follows from the next, and lists again whenever it cannot be sure to have seen all.
+//
+// # Ownership
+//
+// A session owns a node by having written the node's key last. The revision of that write guards
+// every later write of the session, so that a session which another one has taken over cannot
+// write, however late its request arrives. (The key's create revision would not do: it stays the
+// same when a key is put over, and a take-over must not delete the key first, because deleting it
+// would look like the end of the node.)
+package etcd

@@ -1,0 +1,143 @@
+package etcd
+
+import (
+	"context"
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/register"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/registrytest"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+const prefix = "/sidekick"
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func quiet() logrus.FieldLogger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return log
+}
+
+// server is a real etcd that can be stopped and started.
+type server struct {
+	dir     string
+	running *embedded.Server
+}
+
+func newServer(t testing.TB) *server {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sk") // short, for the sockets in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{dir: dir}
+	s.start(t)
+	t.Cleanup(func() {
+		s.stop(t)
+		os.RemoveAll(dir)
+	})
+	return s
+}
+
+func (s *server) start(t testing.TB) {
+	t.Helper()
+	running, err := embedded.Start(context.WithoutCancel(t.Context()), embedded.Config{Dir: s.dir, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.running = running
+}
+
+func (s *server) stop(t testing.TB) {
+	t.Helper()
+	if s.running == nil {
+		return
+	}
+	if err := s.running.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.running = nil
+}
+
+// wipe makes the next start begin with an empty registry.
+func (s *server) wipe(t testing.TB) {
+	t.Helper()
+	if err := os.RemoveAll(s.dir + "/etcd/data"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *server) dial(t testing.TB) *clientv3.Client {
+	t.Helper()
+	c, err := Dial(Config{Endpoints: []string{"unix://" + s.dir + "/etcd.sock"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func limited(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func newRegistry(c *clientv3.Client, n service.Node) *Registry {
+	return &Registry{Client: c, Prefix: prefix, Node: n, TTL: 6 * time.Second, Log: quiet()}
+}
+
+func newWatcher(c *clientv3.Client) *Watcher {
+	return &Watcher{Client: c, Prefix: prefix, Log: quiet(), Page: 7, Progress: time.Second}
+}
+
+func TestConformance(t *testing.T) {
+	registrytest.Run(t, func(t *testing.T) registrytest.Store {
+		srv := newServer(t)
+		admin := srv.dial(t)
+		return registrytest.Store{
+			Registry: func(n service.Node) register.Registry { return newRegistry(srv.dial(t), n) },
+			Parting: func(n service.Node) register.Registry {
+				r := newRegistry(srv.dial(t), n)
+				r.TTL, r.ExitTTL = time.Minute, time.Hour
+				return r
+			},
+			Watcher: func() catalog.Watcher { return newWatcher(srv.dial(t)) },
+			Writes:  func(t *testing.T) int64 { return revision(t, admin) },
+			Expire:  func(t *testing.T, node string) { expire(t, admin, node) },
+			Stop:    func(t *testing.T) { srv.stop(t) },
+			Start:   func(t *testing.T) { srv.start(t) },
+		}
+	})
+}
+
+func revision(t testing.TB, c *clientv3.Client) int64 {
+	t.Helper()
+	resp, err := c.Get(limited(t), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.Header.Revision
+}
+
+func expire(t testing.TB, c *clientv3.Client, node string) {
+	t.Helper()
+	resp, err := c.Get(limited(t), service.NodeKey(prefix, node))
+	if err != nil || len(resp.Kvs) != 1 {
+		t.Fatalf("no key of node %s: %v", node, err)
+	}
+	if _, err := c.Revoke(limited(t), clientv3.LeaseID(resp.Kvs[0].Lease)); err != nil {
+		t.Fatal(err)
+	}
+}

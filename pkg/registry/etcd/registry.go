@@ -1,0 +1,157 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/sidekick-proxy/sidekick/pkg/register"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+const (
+	opLimit    = 5 * time.Second // for one request
+	pageSize   = 1000            // keys in one answer
+	claimTries = 3
+)
+
+// Registry opens sessions for one node. It implements register.Registry.
+type Registry struct {
+	Client *clientv3.Client
+	Prefix string
+	Node   service.Node  // what the node's key will say; Name, Agent and Machine decide on ownership
+	TTL    time.Duration // of the lease; the cluster may grant a longer one
+	// ExitTTL is how long the registrations stay after Close; 0 takes them away at once.
+	ExitTTL time.Duration
+	Log     logrus.FieldLogger
+	Report  func(error) // told of each renewal of a session's lease; may be nil
+}
+
+// OwnedError says that another agent holds the node's name.
+type OwnedError struct {
+	Node  string
+	Owner service.Node
+	Key   string
+}
+
+// Error names the other agent and what can be done.
+func (e *OwnedError) Error() string {
+	if e.Owner.Agent == "" {
+		return fmt.Sprintf("node name %s is held by a registry key that no agent wrote: delete %s, or give this host another --node", e.Node, e.Key)
+	}
+	var where []string
+	if e.Owner.Address != "" {
+		where = append(where, "at "+e.Owner.Address)
+	}
+	if e.Owner.Machine != "" {
+		where = append(where, "on machine "+e.Owner.Machine)
+	}
+	return fmt.Sprintf("node name %s is held by another agent (%s %s): give one of the two hosts another --node, or wait until that agent has ended",
+		e.Node, e.Owner.Agent, strings.Join(where, " "))
+}
+
+// Open takes a lease and claims the node with it. The node is free if it has no key; one whose key
+// was written by the same agent on the same machine is taken over, which ends the older session;
+// otherwise the error is an [OwnedError] and nothing was written.
+func (r *Registry) Open(ctx context.Context) (register.Session, error) {
+	seen, err := r.holder(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{
+		client: r.Client, prefix: r.Prefix, node: r.Node.Name, exitTTL: r.ExitTTL, report: r.Report,
+		log:  r.Log.WithField("node", r.Node.Name),
+		done: make(chan struct{}), ended: make(chan struct{}), complained: map[string]string{},
+	}
+	if s.nodeValue, err = r.nodeValue(); err != nil {
+		return nil, err
+	}
+	if err := s.grant(ctx, r.TTL); err != nil {
+		return nil, err
+	}
+	if err := r.claim(ctx, s, seen); err != nil {
+		return nil, s.abandon(ctx, err)
+	}
+	if err := s.list(ctx); err != nil {
+		return nil, s.abandon(ctx, err)
+	}
+	// The lease must outlive the context of this call. Close ends its renewal.
+	keepCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	go s.keep(keepCtx)
+	return s, nil
+}
+
+// abandon gives a lease back that came to no use, and returns why. If that fails, it expires.
+func (s *session) abandon(ctx context.Context, why error) error {
+	if err := s.revoke(ctx, s.lease); err != nil {
+		s.log.WithError(err).Debug("unused lease is left to expire")
+	}
+	return why
+}
+
+func (r *Registry) nodeValue() (string, error) {
+	if !service.ValidName(r.Node.Name) {
+		return "", fmt.Errorf("node name %q is no name (lower-case letters, digits, inner hyphens, at most 63): give another --node", r.Node.Name)
+	}
+	b, err := r.Node.Encode()
+	if err != nil {
+		return "", fmt.Errorf("node %s: %w", r.Node.Name, err)
+	}
+	return string(b), nil
+}
+
+// holding is what the node's key was when it was read. The zero value is that of a free node.
+type holding struct {
+	revision int64
+	lease    clientv3.LeaseID
+}
+
+// holder reads who has the node. That it is another agent is an error.
+func (r *Registry) holder(ctx context.Context) (holding, error) {
+	ctx, cancel := context.WithTimeout(ctx, opLimit)
+	defer cancel()
+	key := service.NodeKey(r.Prefix, r.Node.Name)
+	resp, err := r.Client.Get(ctx, key)
+	if err != nil {
+		return holding{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return holding{}, nil
+	}
+	kv := resp.Kvs[0]
+	owner, err := service.DecodeNode(r.Node.Name, kv.Value)
+	if err != nil {
+		owner = service.Node{} // whoever wrote this is not us
+	}
+	if owner.Agent == "" || owner.Agent != r.Node.Agent || owner.Machine != r.Node.Machine {
+		return holding{}, &OwnedError{Node: r.Node.Name, Owner: owner, Key: key}
+	}
+	return holding{revision: kv.ModRevision, lease: clientv3.LeaseID(kv.Lease)}, nil
+}
+
+// claim writes the node's key under the session's lease, provided that it is as it was seen. If it
+// is not, it looks again who has it.
+func (r *Registry) claim(ctx context.Context, s *session, seen holding) error {
+	key := service.NodeKey(r.Prefix, r.Node.Name)
+	for range claimTries {
+		unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", seen.revision) // 0 if there is no key
+		resp, err := s.commit(ctx, unchanged, []clientv3.Op{clientv3.OpPut(key, s.nodeValue, clientv3.WithLease(s.lease))})
+		if err != nil {
+			return fmt.Errorf("claim %s: %w", key, err)
+		}
+		if resp.Succeeded {
+			s.guard = clientv3.Compare(clientv3.ModRevision(key), "=", resp.Header.Revision)
+			s.older = seen.lease
+			return nil
+		}
+		if seen, err = r.holder(ctx); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("claim %s: it changed %d times meanwhile: do two agents share one identity?", key, claimTries)
+}

@@ -1,0 +1,196 @@
+package etcd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/sirupsen/logrus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// Watcher follows all keys under a prefix. It implements catalog.Watcher.
+type Watcher struct {
+	Client *clientv3.Client
+	Prefix string
+	Log    logrus.FieldLogger
+	// Report is told of each answer of the cluster, and of each failure; it may be nil. While all
+	// is well, an answer comes at least every Progress.
+	Report func(error)
+	// Seen is told the revision up to which everything is known, with each answer; it may be nil.
+	Seen func(revision int64)
+	// Page is how many keys are read at once; 0 means 1,000.
+	Page int
+	// Progress is how long the watch may be quiet before the cluster is asked whether anything
+	// came, and how long it then has to answer; 0 means 10 s. Asking writes nothing.
+	Progress time.Duration
+}
+
+// Reasons to list again that are not failures of a request.
+var (
+	errSilent  = errors.New("the watch is silent")
+	errVerify  = errors.New("the connection was lost meanwhile")
+	errOlder   = errors.New("the registry holds an older revision than it did")
+	errCluster = errors.New("the registry is another cluster than it was")
+)
+
+// state is what one run of a Watcher knows.
+type state struct {
+	builder  *service.Builder
+	revision int64  // everything up to it is in the builder
+	cluster  uint64 // whose revision it is
+	keys     int
+	tries    int       // counts watches, so that each gets a stream of its own
+	answered bool      // the present watch has answered
+	back     chan bool // see reconnects
+}
+
+// Run implements catalog.Watcher. It sends after every list, and after every answer of the watch
+// that changed something; answers that arrive while the reader is busy become one catalog.
+func (w *Watcher) Run(ctx context.Context, out chan<- *service.Catalog) error {
+	ctx, cancel := context.WithCancel(ctx)
+	st := &state{builder: service.NewBuilder(w.Prefix), back: make(chan bool, 1)}
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		reconnects(ctx, w.Client, st.back)
+	}()
+	defer func() { cancel(); <-watching }()
+
+	wait := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}
+	wait.Reset()
+	failing := false
+	for {
+		err := w.listAndFollow(ctx, st, out, func() {
+			if failing {
+				w.Log.WithField("revision", st.revision).Info("registry answers again")
+			}
+			failing = false
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if st.answered {
+			wait.Reset()
+		}
+		if errors.Is(err, errVerify) {
+			continue
+		}
+		w.tell(err)
+		if !failing {
+			failing = true
+			w.Log.WithError(err).Warn("registry has to be listed again")
+		}
+		pause(ctx, wait.NextBackOff(), st.back)
+	}
+}
+
+// pause waits for that time, or until the connection is back.
+func pause(ctx context.Context, d time.Duration, back <-chan bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-back:
+	case <-ctx.Done():
+	}
+}
+
+func (w *Watcher) tell(err error) {
+	if w.Report != nil {
+		w.Report(err)
+	}
+}
+
+// listAndFollow reads everything and then follows the changes until something makes it necessary
+// to read everything again, which it returns. It calls listed after the list.
+func (w *Watcher) listAndFollow(ctx context.Context, st *state, out chan<- *service.Catalog, listed func()) error {
+	st.answered = false
+	if err := w.list(ctx, st); err != nil {
+		return err
+	}
+	listed()
+	w.progressed(st)
+	select {
+	case out <- st.builder.Catalog(st.revision):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return w.follow(ctx, st, out)
+}
+
+// list makes the builder hold what the registry holds. Nothing is changed unless all was read. What
+// is equal stays the same in the catalogs that follow, so that even a restored registry only shows
+// its differences.
+func (w *Watcher) list(ctx context.Context, st *state) error {
+	type item struct {
+		key   string
+		value []byte
+	}
+	var items []item
+	header, err := pages(ctx, w.Client, service.Root(w.Prefix), cmp.Or(w.Page, pageSize), func(kv keyValue) {
+		items = append(items, item{string(kv.Key), kv.Value})
+	})
+	if err != nil {
+		return err
+	}
+	if why := st.other(header); why != nil {
+		w.Log.WithError(why).WithFields(logrus.Fields{"revision": header.GetRevision(), "was": st.revision}).Warn("registry was replaced")
+	}
+	st.builder.Replace(func(yield func(string, []byte) bool) {
+		for _, i := range items {
+			if !yield(i.key, i.value) {
+				return
+			}
+		}
+	})
+	st.revision, st.cluster, st.keys = header.GetRevision(), header.GetClusterId(), len(items)
+	return nil
+}
+
+// other tells by an answer's header whether it comes from the past of the registry that is known,
+// or from another registry.
+func (st *state) other(h *pb.ResponseHeader) error {
+	switch {
+	case st.revision == 0:
+		return nil
+	case h.GetClusterId() != st.cluster:
+		return errCluster
+	case h.GetRevision() < st.revision:
+		return errOlder
+	}
+	return nil
+}
+
+// progressed tells whoever wants to know that all is known up to the state's revision.
+func (w *Watcher) progressed(st *state) {
+	w.tell(nil)
+	if w.Seen != nil {
+		w.Seen(st.revision)
+	}
+}
+
+// open starts a watch from the next revision on, on a stream of its own: one that hangs or lost its
+// rights must not be used by the next watch.
+func (w *Watcher) open(ctx context.Context, cancel context.CancelFunc, st *state) (clientv3.WatchChan, error) {
+	st.tries++
+	limit := time.AfterFunc(w.progress(), cancel)
+	watch := w.Client.Watch(ctx, service.Root(w.Prefix), clientv3.WithPrefix(), clientv3.WithRev(st.revision+1),
+		clientv3.WithFragment(), clientv3.WithProgressNotify())
+	if !limit.Stop() {
+		return nil, fmt.Errorf("watch %s: no answer within %v", w.Prefix, w.progress())
+	}
+	return watch, nil
+}
+
+func (w *Watcher) progress() time.Duration { return cmp.Or(w.Progress, 10*time.Second) }
+
+// streamKey names the metadata that keeps watches apart.
+func streamKey(st *state) (key, value string) { return "sidekick-watch", strconv.Itoa(st.tries) }

@@ -1,0 +1,289 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"pgregory.net/rapid"
+
+	"github.com/sidekick-proxy/sidekick/pkg/registry/registrytest"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+func put(t testing.TB, c *clientv3.Client, i service.Instance) {
+	t.Helper()
+	v, err := i.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(limited(t), i.Key(prefix), string(v)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t testing.TB, c *clientv3.Client, i service.Instance) {
+	t.Helper()
+	if _, err := c.Delete(limited(t), i.Key(prefix)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func web(n int) service.Instance { return registrytest.Instance("a", "web", n) }
+
+func TestCompactionUnderAWatcher(t *testing.T) { // F4
+	srv := newServer(t)
+	admin := srv.dial(t)
+	l := newLink(t, srv)
+	kept := registrytest.Instance("a", "kept", 0)
+	put(t, admin, kept)
+	put(t, admin, web(1))
+	feed := registrytest.Watch(t, newWatcher(l.dial(t)))
+	before := feed.Until(t, kept, web(1))
+	l.cut() // what follows is compacted before the watch can have it
+	put(t, admin, web(2))
+	remove(t, admin, web(1))
+	if _, err := admin.Compact(limited(t), revision(t, admin)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, admin, web(3))
+	l.mend(t)
+	after := feed.Until(t, kept, web(2), web(3))
+	if before.Service("kept") != after.Service("kept") {
+		t.Error("a service that did not change is another value after the list")
+	}
+}
+
+func TestRestoredRegistryIsAccepted(t *testing.T) { // F4, P3: a lower revision
+	srv := newServer(t)
+	admin := srv.dial(t)
+	put(t, admin, web(1))
+	srv.stop(t)
+	saved := srv.dir + "/saved"
+	if err := exec.Command("cp", "-a", srv.dir+"/etcd/data", saved).Run(); err != nil {
+		t.Fatal(err)
+	}
+	srv.start(t)
+	for n := range 20 {
+		put(t, admin, web(2+n%2))
+	}
+	remove(t, admin, web(3))
+	feed := registrytest.Watch(t, newWatcher(srv.dial(t)))
+	feed.Until(t, web(1), web(2))
+	srv.stop(t)
+	srv.wipe(t)
+	if err := os.Rename(saved, srv.dir+"/etcd/data"); err != nil {
+		t.Fatal(err)
+	}
+	srv.start(t)
+	feed.Reset()
+	feed.Until(t, web(1))
+	put(t, admin, web(4))
+	feed.Until(t, web(1), web(4))
+}
+
+func TestReplacedRegistryWithHigherRevisionIsFoundOut(t *testing.T) { // F4, F5
+	srv := newServer(t)
+	admin := srv.dial(t)
+	l := newLink(t, srv)
+	put(t, admin, web(1))
+	feed := registrytest.Watch(t, newWatcher(l.dial(t)))
+	feed.Until(t, web(1))
+	l.cut()
+	srv.stop(t)
+	srv.wipe(t)
+	srv.start(t)
+	for range 30 { // by its revision it might be the old one
+		put(t, admin, web(2))
+	}
+	l.mend(t)
+	feed.Until(t, web(2))
+}
+
+func TestSilentWatchIsNoticed(t *testing.T) { // F4
+	srv := newServer(t)
+	admin := srv.dial(t)
+	l := newLink(t, srv)
+	put(t, admin, web(1))
+	w := newWatcher(l.dial(t))
+	w.Progress = 100 * time.Millisecond
+	silent, again := make(chan error, 1), make(chan struct{}, 1)
+	w.Report = func(err error) {
+		switch {
+		case errors.Is(err, errSilent):
+			select {
+			case silent <- err:
+			default:
+			}
+		case err == nil:
+			select {
+			case again <- struct{}{}:
+			default:
+			}
+		}
+	}
+	feed := registrytest.Watch(t, w)
+	feed.Until(t, web(1))
+	l.freeze(true)
+	put(t, admin, web(2))
+	select {
+	case <-silent:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the silence was not reported")
+	}
+	select {
+	case <-again:
+	default:
+	}
+	l.freeze(false)
+	feed.Until(t, web(1), web(2))
+	<-again
+}
+
+func TestIdleWatchShowsThatItLives(t *testing.T) {
+	srv := newServer(t)
+	admin := srv.dial(t)
+	w := newWatcher(srv.dial(t))
+	w.Progress = 50 * time.Millisecond
+	seen := make(chan int64)
+	w.Seen = func(rev int64) {
+		select {
+		case seen <- rev:
+		case <-t.Context().Done():
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	out, done := make(chan *service.Catalog, 100), make(chan error)
+	go func() { done <- w.Run(ctx, out) }()
+	first := <-seen
+	// A write elsewhere moves the revision, without a change that a catalog would show.
+	if _, err := admin.Put(limited(t), "/elsewhere", ""); err != nil {
+		t.Fatal(err)
+	}
+	for rev := range seen {
+		if rev > first {
+			break
+		}
+	}
+	cancel()
+	go func() {
+		for range seen { //nolint:revive // lets Seen go on until Run has returned
+		}
+	}()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	close(seen)
+	if len(out) != 1 {
+		t.Errorf("got %d catalogs, want the first only", len(out))
+	}
+}
+
+func TestRefusedWatchDoesNotHotLoop(t *testing.T) {
+	srv := newServer(t)
+	admin := srv.dial(t)
+	c := password(t, srv)
+	w := newWatcher(c)
+	w.Prefix = "/not-allowed"
+	failed := make(chan error, 1000)
+	w.Report = func(err error) { failed <- err }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	start := time.Now()
+	go func() { done <- w.Run(ctx, make(chan *service.Catalog)) }()
+	var err error
+	for range 5 {
+		err = <-failed
+	}
+	if took := time.Since(start); took < 50*time.Millisecond {
+		t.Errorf("5 failures within %v, want pauses that grow", took)
+	}
+	if err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("got %v, want the cause", err)
+	}
+	cancel()
+	<-done
+	_ = admin
+}
+
+func TestSlowReaderGetsTheNewest(t *testing.T) {
+	srv := newServer(t)
+	admin := srv.dial(t)
+	w := newWatcher(srv.dial(t))
+	reached := make(chan int64, 10000)
+	w.Seen = func(rev int64) { reached <- rev }
+	feed := registrytest.Watch(t, w)
+	feed.Next(t)
+	for n := range 100 {
+		put(t, admin, web(n%5))
+	}
+	last := revision(t, admin)
+	for rev := range reached {
+		if rev >= last {
+			break
+		}
+	}
+	if c := feed.Next(t); c.Revision < last {
+		// One older catalog may have been on offer when the newer came.
+		if c = feed.Next(t); c.Revision < last {
+			t.Errorf("got revision %d, want the newest, %d", c.Revision, last)
+		}
+	}
+}
+
+func TestCatalogEqualsAFreshList(t *testing.T) { // F5
+	srv := newServer(t)
+	admin := srv.dial(t)
+	l := newLink(t, srv)
+	feed := registrytest.Watch(t, newWatcher(l.dial(t)))
+	have := map[int]service.Instance{}
+	rapid.Check(t, func(rt *rapid.T) {
+		for range rapid.IntRange(1, 8).Draw(rt, "steps") {
+			step(t, rt, srv, admin, l, have)
+		}
+		var want []service.Instance
+		for _, i := range have {
+			want = append(want, i)
+		}
+		// The registry moves once more, so that there is something to wait for.
+		mark := registrytest.Instance("mark", "mark", 0)
+		mark.Weight = int(revision(t, admin) % 200)
+		put(t, admin, mark)
+		feed.Until(t, append(want, mark)...)
+	})
+}
+
+// step does one thing to the registry or to the way to it.
+func step(t *testing.T, rt *rapid.T, srv *server, admin *clientv3.Client, l *link, have map[int]service.Instance) {
+	n := rapid.IntRange(0, 9).Draw(rt, "instance")
+	switch rapid.IntRange(0, 9).Draw(rt, "what") {
+	case 0, 1, 2, 3:
+		i := registrytest.Instance(fmt.Sprint("n", n%3), fmt.Sprint("s", n%4), n)
+		i.Weight = rapid.IntRange(0, 256).Draw(rt, "weight")
+		put(t, admin, i)
+		have[n] = i
+	case 4, 5, 6:
+		if i, ok := have[n]; ok {
+			remove(t, admin, i)
+			delete(have, n)
+		}
+	case 7:
+		if _, err := admin.Compact(limited(t), revision(t, admin)); err != nil && !strings.Contains(err.Error(), "compacted") {
+			t.Fatal(err)
+		}
+	case 8:
+		l.cut()
+		l.mend(t)
+	case 9:
+		if rapid.IntRange(0, 3).Draw(rt, "restart") == 0 {
+			srv.stop(t)
+			srv.start(t)
+		}
+	}
+}

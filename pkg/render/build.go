@@ -1,0 +1,92 @@
+package render
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// builder makes models one after the other. Services that did not change and whose claims were
+// decided alike are the same pointers in both, and cost a comparison.
+type builder struct {
+	settings Settings
+	records  []*record // sorted by name
+	taken    map[uint16]string
+	routes   []Route
+}
+
+// record is all that is known of one service.
+type record struct {
+	source   *service.Service
+	base     *Service // without what depends on other services
+	claims   claims
+	decision decision
+	model    *Service // base with the decision
+}
+
+func (b *builder) build(c *service.Catalog, taken map[uint16]string) *Model {
+	if changed := b.update(c.Services); changed || !maps.Equal(taken, b.taken) {
+		b.taken = maps.Clone(taken)
+		b.decide()
+	}
+	s := b.settings
+	m := &Model{
+		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
+		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket,
+		Services: make([]*Service, 0, len(b.records)), Routes: b.routes,
+	}
+	for _, r := range b.records {
+		if r.model == nil {
+			r.model = r.base.with(r.decision)
+		}
+		m.Services = append(m.Services, r.model)
+	}
+	return m
+}
+
+// update takes in the services of a catalog, and tells whether any claim came, went or changed.
+func (b *builder) update(services []*service.Service) (changed bool) {
+	records := make([]*record, 0, len(services))
+	old := b.records
+	for _, s := range services {
+		for len(old) > 0 && old[0].source.Name < s.Name {
+			old, changed = old[1:], true
+		}
+		var known *record
+		if len(old) > 0 && old[0].source.Name == s.Name {
+			known, old = old[0], old[1:]
+		}
+		if known != nil && known.source == s {
+			records = append(records, known)
+			continue
+		}
+		r := &record{source: s, base: newService(s, b.settings.Node), claims: claimsOf(s)}
+		if known != nil && known.claims.equal(r.claims) {
+			r.decision = known.decision
+		} else {
+			changed = true
+		}
+		records = append(records, r)
+	}
+	b.records = records
+	return changed || len(old) > 0
+}
+
+// decide settles all claims anew: the ones of older services first.
+func (b *builder) decide() {
+	ordered := slices.Clone(b.records)
+	slices.SortFunc(ordered, func(x, y *record) int { return x.claims.compare(y.claims) })
+	j := newJudge(b.settings, b.taken)
+	for _, r := range ordered {
+		if d := j.decide(r.claims); r.model == nil || !d.equal(r.decision) {
+			r.decision, r.model = d, nil
+		}
+	}
+	b.routes = nil
+	for _, r := range b.records {
+		b.routes = append(b.routes, r.decision.routes...)
+	}
+	slices.SortFunc(b.routes, func(x, y Route) int { return cmp.Compare(x.Key, y.Key) })
+}

@@ -1,0 +1,152 @@
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// claims are what a service asks for that only one can have.
+type claims struct {
+	name   string
+	mode   service.Mode
+	empty  bool              // has no instance left
+	lead   *service.Instance // whose age is the service's; nil for one of unknown age
+	routes []Route
+	listen uint16
+}
+
+func claimsOf(s *service.Service) claims {
+	c := claims{name: s.Name, mode: cmp.Or(s.Spec.Mode, service.HTTP), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen}
+	if c.mode == service.TCP {
+		return c
+	}
+	hosts := s.Spec.Hosts
+	if s.Spec.Options["default"] == "true" {
+		hosts = append(slices.Clone(hosts), anyHost)
+	}
+	path := "/" + strings.Trim(s.Spec.Path, "/")
+	for _, h := range hosts {
+		c.routes = append(c.routes, Route{
+			Key: h + strings.TrimSuffix(path, "/") + "/", Host: h, Path: path, Service: s.Name, Backend: backendName(s.Name),
+		})
+	}
+	slices.SortFunc(c.routes, func(a, b Route) int { return cmp.Compare(a.Key, b.Key) })
+	c.routes = slices.CompactFunc(c.routes, func(a, b Route) bool { return a.Key == b.Key })
+	return c
+}
+
+// anyHost is the host of routes for what no other host matches.
+const anyHost = "*"
+
+func backendName(name string) string { return "be_" + name }
+
+func (c claims) equal(other claims) bool {
+	return c.mode == other.mode && c.empty == other.empty && c.listen == other.listen &&
+		slices.Equal(c.routes, other.routes) && compareLeads(c.lead, other.lead) == 0
+}
+
+// compare orders claims: services that have instances before those that are only remembered, then
+// by age.
+func (c claims) compare(other claims) int {
+	if c.empty != other.empty {
+		if c.empty {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(compareLeads(c.lead, other.lead), cmp.Compare(c.name, other.name))
+}
+
+// compareLeads is service.Older also for services without a leading instance, which come last.
+func compareLeads(a, b *service.Instance) int {
+	switch {
+	case a == b:
+		return 0
+	case a == nil:
+		return 1
+	case b == nil:
+		return -1
+	}
+	return service.Older(a, b)
+}
+
+// decision is what a service was granted.
+type decision struct {
+	routes    []Route
+	listen    uint16
+	listenWhy string
+	why       string
+}
+
+func (d decision) equal(other decision) bool {
+	return d.listen == other.listen && d.listenWhy == other.listenWhy && d.why == other.why && slices.Equal(d.routes, other.routes)
+}
+
+// reachable tells whether any request can come to the service.
+func (d decision) reachable() bool { return d.listen != 0 || len(d.routes) > 0 }
+
+// judge gives routes and ports to those who come first.
+type judge struct {
+	settings Settings
+	own      map[uint16]string // ports of the proxy itself
+	taken    map[uint16]string // ports of others on this host
+	routes   map[string]string // key → service
+	ports    map[uint16]string // port → service
+}
+
+func newJudge(s Settings, taken map[uint16]string) *judge {
+	return &judge{settings: s, own: s.ownPorts(), taken: taken, routes: map[string]string{}, ports: map[uint16]string{}}
+}
+
+func (j *judge) decide(c claims) decision {
+	var d decision
+	var why []string
+	for _, r := range c.routes {
+		if owner := j.routes[r.Key]; owner != "" {
+			why = append(why, fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or stop that one", r.Host+r.Path, owner))
+			continue
+		}
+		j.routes[r.Key] = c.name
+		d.routes = append(d.routes, r)
+	}
+	if c.listen != 0 {
+		if d.listenWhy = j.refuse(c.listen); d.listenWhy == "" {
+			d.listen = c.listen
+			j.ports[c.listen] = c.name
+		} else {
+			why = append(why, d.listenWhy)
+		}
+	}
+	if len(why) == 0 && !d.reachable() {
+		why = append(why, unreachable(c.mode))
+	}
+	d.why = strings.Join(why, "; ")
+	return d
+}
+
+// refuse says why nobody, or nobody else, can have the port on this host, or "" if it is free.
+func (j *judge) refuse(port uint16) string {
+	s := j.settings
+	switch {
+	case j.own[port] != "":
+		return fmt.Sprintf("sidekick.listen %d is the port of %s: choose another", port, j.own[port])
+	case port < s.ListenLow || port > s.ListenHigh:
+		return fmt.Sprintf("sidekick.listen %d is outside --listen-ports %d-%d: choose one of these, or allow it", port, s.ListenLow, s.ListenHigh)
+	case j.ports[port] != "":
+		return fmt.Sprintf("sidekick.listen %d belongs to service %s, which is older: choose another", port, j.ports[port])
+	case j.taken[port] != "":
+		return fmt.Sprintf("sidekick.listen %d cannot be had on this host: %s", port, j.taken[port])
+	}
+	return ""
+}
+
+func unreachable(mode service.Mode) string {
+	if mode == service.TCP {
+		return "no sidekick.listen, without which nothing leads to a service in mode tcp: set it to a port"
+	}
+	return "no sidekick.host, sidekick.default or sidekick.listen, so that nothing leads to the service: set one of them"
+}

@@ -1,0 +1,67 @@
+package render
+
+import (
+	"crypto/sha256"
+	"io"
+	"strings"
+)
+
+// Files is everything that HAProxy reads, as text: the configuration first, then the files it
+// names (maps). It is immutable.
+type Files []File
+
+// File is one text as a list of blocks.
+type File struct {
+	// Name is the file's name in the directory of the configuration; "" is the configuration itself.
+	Name   string
+	Blocks []Block
+}
+
+// Block is a run of whole lines of a file, such as one service's backend. Blocks with equal
+// hashes have equal texts, so a reader need not look into a block that it knows.
+type Block struct {
+	Name string // for people: "service web"
+	Text string
+	Hash [sha256.Size]byte
+}
+
+// NewBlock returns a block of that text.
+func NewBlock(name, text string) Block {
+	return Block{Name: name, Text: text, Hash: sha256.Sum256([]byte(text))}
+}
+
+// Text is the file as a whole.
+func (f File) Text() string {
+	var b strings.Builder
+	for _, block := range f.Blocks {
+		b.WriteString(block.Text)
+	}
+	return b.String()
+}
+
+// WriteTo writes the file as a whole to w.
+func (f File) WriteTo(w io.Writer) (int64, error) {
+	var n int64
+	for _, block := range f.Blocks {
+		m, err := io.WriteString(w, block.Text)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Hash tells two sets of files apart without reading them: equal hashes, equal texts in equal
+// blocks.
+func (f Files) Hash() [sha256.Size]byte {
+	h := sha256.New()
+	for _, file := range f {
+		io.WriteString(h, file.Name+"\x00")
+		for _, block := range file.Blocks {
+			h.Write(block.Hash[:])
+		}
+		h.Write([]byte{0})
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}

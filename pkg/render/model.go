@@ -1,0 +1,94 @@
+package render
+
+import (
+	"net/netip"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// Model is what a template sees. All decisions are made: a template only prints. It is sorted and
+// holds no clock, and is immutable: models share the services that did not change.
+//
+// Names of services, servers, backends and hosts, paths of routes, addresses and numbers need no
+// quoting. Options, tags, meta, names of containers and values of Set are free text: print them
+// with the quoting functions.
+type Model struct {
+	Node          string            // this host's name
+	Zone          string            // its locality, may be empty
+	Set           map[string]string // --set KEY=VALUE
+	HTTPListen    string            // "ADDR:PORT" or ":PORT", empty for none
+	HTTPSListen   string            // the same for HTTPS
+	Address       string            // the address of HTTPListen, for the ports of services; empty for all
+	Stats         string            // where statistics and metrics are served
+	RuntimeSocket string            // path of the runtime socket, empty for none
+
+	Services []*Service // sorted by name, those without instances too
+	Routes   []Route    // all services' routes, sorted by key
+}
+
+// Route leads the requests for a host and a path prefix to a service.
+type Route struct {
+	// Key is host and path with a slash at the end, such as "shop.example.com/api/": a request
+	// belongs to the longest key that its own host, path and a slash begin with.
+	Key     string
+	Host    string // "*.example.com" for one or more labels, "*" for what no other host matches
+	Path    string // without a slash at its end, but for "/"
+	Service string
+	Backend string
+}
+
+// Service is one service as this host's proxy serves it.
+type Service struct {
+	Name    string
+	Backend string       // "be_" and the name
+	Mode    service.Mode // http or tcp
+	Hosts   []string     // as asked for; see Routes for what was granted
+	Path    string       // prefix, "/" for all
+	Default bool         // takes what no host matches
+
+	Routes    []Route // those that lead here: without the ones that another service has
+	Listen    uint16  // own port, 0 for none or if it cannot be had here
+	ListenWhy string  // why it cannot be had
+	Why       string  // in which way the service is not reached as it asks for; empty if it is
+
+	StripPath string // the prefix to take off requests' paths; empty for none
+	Balance   string // HAProxy's algorithm, with its argument
+	Hash      bool   // Balance picks by a hash of the request, which should be a consistent one
+	RetryPost bool   // POST may be repeated after it was delivered
+
+	// Times in HAProxy's words, empty for the proxy's own.
+	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
+
+	Options map[string]string // all options as text, by label
+	Tags    []string          // of the leading instance
+	Meta    map[string]string // of the leading instance
+
+	Servers   []Server   // what the proxy is to know of, sorted by node and id
+	Instances []Instance // all, sorted by node and id
+}
+
+// Server is an instance in the proxy's words.
+type Server struct {
+	Name     string     // one name stands for one address for ever
+	ID       uint32     // HAProxy's number for it, 1 to 2147483647, made of the name; hashes place servers by it
+	Address  netip.Addr // an IP
+	Port     uint16
+	Endpoint string // address and port, such as 10.0.0.5:80 or [::1]:80
+	Weight   int    // 0 to 256
+	Disabled bool   // gets no new requests; those in flight end
+	Backup   bool   // only used when no other is left
+	Maxconn  int    // most requests at once, 0 for no limit
+}
+
+// Instance is an instance of a service and what became of it.
+type Instance struct {
+	*service.Instance
+	Routed bool   // gets requests
+	Why    string // why not: one sentence with the thing, the cause and the mend
+}
+
+// Build makes the model of a catalog as one host sees it. taken holds ports that cannot be had on
+// this host, each with the reason. It is a function of its arguments alone.
+func Build(c *service.Catalog, s Settings, taken map[uint16]string) *Model {
+	return (&builder{settings: s.withDefaults()}).build(c, taken)
+}

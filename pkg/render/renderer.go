@@ -1,0 +1,189 @@
+package render
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"text/template"
+	"text/template/parse"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// Renderer makes files of catalogs by one template. It remembers the texts of services, so that
+// the next catalog costs what changed in it. It is not safe for concurrent use.
+//
+// The template's text is the configuration. Where it calls {{services}} on a line of its own, the
+// template defined as "service" is printed for each service, as a block by itself;
+// {{services "NAME"}} does the same with another defined template. What is defined as "file NAME"
+// becomes the file NAME beside the configuration. Within the texts per service the dot is a
+// [Service], elsewhere a [Model]; {{settings}} is everywhere the [Settings].
+type Renderer struct {
+	main    *template.Template
+	files   []string // names of the additional files, sorted
+	builder builder
+	known   map[string][]*serviceText // by defined template, in the order of the last model
+	buffer  bytes.Buffer
+}
+
+// serviceText is what a template made of a service. Equal pointers, equal texts.
+type serviceText struct {
+	service *Service
+	block   Block
+}
+
+const filePrefix = "file "
+
+// New parses a template. name is its path, for errors, which say the line as well.
+func New(name, text string, s Settings) (*Renderer, error) {
+	s = s.withDefaults()
+	main, err := template.New(name).Option("missingkey=error").Funcs(functions(s)).Parse(text)
+	if err != nil {
+		return nil, err // says template, name and line
+	}
+	r := &Renderer{main: main, builder: builder{settings: s}, known: map[string][]*serviceText{}}
+	for _, t := range main.Templates() {
+		file, ok := strings.CutPrefix(t.Name(), filePrefix)
+		if !ok || t.Name() == name {
+			continue
+		}
+		if !isFileName(file) {
+			return nil, fmt.Errorf("template: %s: %q is no name of a file: use letters, digits and ._- without directories", position(t), file)
+		}
+		r.files = append(r.files, file)
+	}
+	slices.Sort(r.files)
+	return r, nil
+}
+
+// position is where a defined template begins, as "file:line".
+func position(t *template.Template) string {
+	if t.Tree == nil || len(t.Tree.Root.Nodes) == 0 {
+		return t.Name()
+	}
+	where, _ := t.ErrorContext(parse.Node(t.Tree.Root.Nodes[0]))
+	return where
+}
+
+func isFileName(s string) bool {
+	return s != "" && s[0] != '.' && s[0] != '-' && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r))
+	})
+}
+
+// Render makes the files for a catalog, the configuration first, and the model that they were made
+// of. taken is as for [Build]. After an error the renderer is as good as before.
+func (r *Renderer) Render(c *service.Catalog, taken map[uint16]string) (Files, *Model, error) {
+	m := r.builder.build(c, taken)
+	files := make(Files, 0, 1+len(r.files))
+	for _, name := range append([]string{""}, r.files...) {
+		t := r.main
+		if name != "" {
+			t = r.main.Lookup(filePrefix + name)
+		}
+		blocks, err := r.blocks(t, name, m)
+		if err != nil {
+			return nil, m, err
+		}
+		files = append(files, File{Name: name, Blocks: blocks})
+	}
+	return files, m, nil
+}
+
+// blocks makes one file: the template's own text, cut where the services' texts belong.
+func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block, error) {
+	text, err := r.execute(t, m)
+	if err != nil {
+		return nil, err
+	}
+	var blocks []Block
+	for part := 1; ; part++ {
+		before, rest, more := strings.Cut(text, marker)
+		if !more {
+			before = endLine(before)
+		}
+		if err := checkLines(t.Name(), before, more); err != nil {
+			return nil, err
+		}
+		if before != "" {
+			blocks = append(blocks, NewBlock(strings.TrimSpace(fmt.Sprintf("%s part %d", file, part)), before))
+		}
+		if !more {
+			return blocks, nil
+		}
+		name, after, _ := strings.Cut(rest, "\x00")
+		if after != "" && after[0] != '\n' {
+			return nil, fmt.Errorf("template: %s: {{services}} needs a line of its own, without %.20q behind it", t.Name(), after)
+		}
+		text = strings.TrimPrefix(after, "\n")
+		if blocks, err = r.services(blocks, name, m); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// services appends the blocks of all services that the defined template of that name has a text
+// for.
+func (r *Renderer) services(blocks []Block, name string, m *Model) ([]Block, error) {
+	t := r.main.Lookup(name)
+	if t == nil {
+		return nil, fmt.Errorf("template: %s: {{services}} wants a template defined as %q, and there is none", r.main.Name(), name)
+	}
+	old := r.known[name]
+	texts := make([]*serviceText, 0, len(m.Services))
+	for _, s := range m.Services {
+		for len(old) > 0 && old[0].service.Name < s.Name {
+			old = old[1:]
+		}
+		if len(old) > 0 && old[0].service == s {
+			texts = append(texts, old[0])
+			continue
+		}
+		text, err := r.execute(t, s)
+		if err == nil {
+			err = checkLines(t.Name(), text, false)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		texts = append(texts, &serviceText{service: s, block: NewBlock("service "+s.Name, endLine(text))})
+	}
+	r.known[name] = texts
+	blocks = slices.Grow(blocks, len(texts)+1)
+	for _, text := range texts {
+		if text.block.Text != "" {
+			blocks = append(blocks, text.block)
+		}
+	}
+	return blocks, nil
+}
+
+// execute runs a template.
+func (r *Renderer) execute(t *template.Template, data any) (string, error) {
+	r.buffer.Reset()
+	if err := t.Execute(&r.buffer, data); err != nil {
+		return "", err // says template, name and line
+	}
+	return r.buffer.String(), nil
+}
+
+// checkLines refuses texts that HAProxy could read in another way than people do.
+func checkLines(name, text string, beforeServices bool) error {
+	if beforeServices && text != "" && text[len(text)-1] != '\n' {
+		return fmt.Errorf("template: %s: {{services}} needs a line of its own, without anything before it", name)
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return isControl(r) && r != '\n' && r != '\t' }) {
+		return errors.New("template: " + name + ": the text has control characters")
+	}
+	return nil
+}
+
+// endLine ends a text's last line.
+func endLine(text string) string {
+	if text == "" || text[len(text)-1] == '\n' {
+		return text
+	}
+	return text + "\n"
+}

@@ -1,0 +1,180 @@
+package render
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+const defaultBalance = "roundrobin"
+
+// newService makes all of a service's model that depends on nothing but the service and on which
+// node looks at it.
+func newService(s *service.Service, node string) *Service {
+	options := s.Spec.Options
+	m := &Service{
+		Name: s.Name, Backend: backendName(s.Name), Mode: cmp.Or(s.Spec.Mode, service.HTTP), Hosts: s.Spec.Hosts,
+		Path: "/" + strings.Trim(s.Spec.Path, "/"), Default: options["default"] == "true",
+		RetryPost: options["retry"] == "post", Options: options,
+		TimeoutConnect: haproxyTime(options["timeout.connect"]), TimeoutServer: haproxyTime(options["timeout.server"]),
+		TimeoutTunnel: haproxyTime(options["timeout.tunnel"]), TimeoutQueue: haproxyTime(options["timeout.queue"]),
+	}
+	if s.Spec.Lead != nil {
+		m.Tags, m.Meta = s.Spec.Lead.Tags, s.Spec.Lead.Meta
+	}
+	if options["path.strip"] == "true" && m.Path != "/" {
+		m.StripPath = m.Path
+	}
+	m.Balance, m.Hash = balance(options["balance"], m.Mode)
+	m.place(s, node)
+	return m
+}
+
+// place decides on each instance.
+func (m *Service) place(s *service.Service, node string) {
+	seen := namesakes{names: map[string]*service.Instance{}, ids: map[uint32]*service.Instance{}}
+	m.Instances = make([]Instance, 0, len(s.Instances))
+	for _, i := range s.Instances {
+		server := newServer(i)
+		why := absent(s, i, node)
+		if why == "" {
+			why = seen.refuse(server, i, m.Hash)
+		}
+		if why == "" {
+			why = disabled(i)
+			server.Disabled = why != ""
+			m.Servers = append(m.Servers, server)
+			if why == "" && i.Weight == 0 {
+				why = "its weight is 0: set sidekick.weight to 1 or more"
+			}
+		}
+		m.Instances = append(m.Instances, Instance{Instance: i, Routed: why == "", Why: why})
+	}
+}
+
+// namesakes finds servers whose names or numbers meet, for which HAProxy would refuse everything.
+// Chance hardly ever does that, but who writes ids can.
+type namesakes struct {
+	names map[string]*service.Instance
+	ids   map[uint32]*service.Instance
+}
+
+func (n *namesakes) refuse(server Server, i *service.Instance, needID bool) string {
+	owner := n.names[server.Name]
+	if owner == nil && needID {
+		owner = n.ids[server.ID]
+	}
+	if owner != nil {
+		return fmt.Sprintf("its server name %s is too like that of instance %s/%s: register it under another id", server.Name, owner.Node, owner.ID)
+	}
+	n.names[server.Name], n.ids[server.ID] = i, i
+	return ""
+}
+
+// absent says why the proxy must not even know of the instance, or "".
+func absent(s *service.Service, i *service.Instance, node string) string {
+	if conflict := s.Spec.Conflict(i); conflict != "" {
+		lead := s.Spec.Lead
+		return fmt.Sprintf("%s, which is what the service's oldest instance %s/%s says: make their labels equal", conflict, lead.Node, lead.ID)
+	}
+	if i.Scope == service.ScopeNode && i.Node != node {
+		return fmt.Sprintf("only %s itself can reach %s: publish its port there, or put it on the host's network", i.Node, i.Endpoint())
+	}
+	return ""
+}
+
+// disabled says why the instance gets no new requests, or "".
+func disabled(i *service.Instance) string {
+	switch i.State {
+	case service.Draining:
+		return "it was told to stop: requests in flight end, new ones go elsewhere"
+	case service.Unhealthy:
+		return fmt.Sprintf("it does not pass its check on %s: see its log and its sidekick.check", i.Node)
+	case service.Ready:
+	}
+	return ""
+}
+
+// with returns the service as it is served after that decision.
+func (m *Service) with(d decision) *Service {
+	decided := *m
+	decided.Routes, decided.Listen, decided.ListenWhy, decided.Why = d.routes, d.listen, d.listenWhy, d.why
+	if d.reachable() {
+		return &decided
+	}
+	decided.Instances = slices.Clone(m.Instances)
+	for at := range decided.Instances {
+		if i := &decided.Instances[at]; i.Routed {
+			i.Routed, i.Why = false, d.why
+		}
+	}
+	return &decided
+}
+
+func newServer(i *service.Instance) Server {
+	maxconn, _ := strconv.Atoi(i.Options["maxconn"]) // validated when it was decoded
+	sum := endpointSum(i)
+	return Server{
+		Name: ServerName(i), ID: max(1, binary.BigEndian.Uint32(sum[:])&math.MaxInt32), Address: i.Address, Port: i.Port, Endpoint: i.Endpoint().String(),
+		Weight: i.Weight, Backup: i.Options["backup"] == "true", Maxconn: maxconn,
+	}
+}
+
+// ServerName is the name of an instance in the proxy. It is made of what identifies the endpoint,
+// so that a name never comes to stand for another address: HAProxy carries state over by name.
+func ServerName(i *service.Instance) string {
+	const nodeLen, containerLen, hashLen = 20, 8, 8
+	kind, _, _ := strings.Cut(i.ID, ".")
+	switch {
+	case i.Container != "":
+		kind = i.Container[:min(len(i.Container), containerLen)]
+	case kind != "file" && kind != "cli":
+		kind = "ext"
+	}
+	sum := endpointSum(i)
+	return i.Node[:min(len(i.Node), nodeLen)] + "-" + kind + "-" + hex.EncodeToString(sum[:])[:hashLen]
+}
+
+func endpointSum(i *service.Instance) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s\x00%d", i.Node, i.ID, i.Address, i.Port))
+}
+
+// balance returns the algorithm and whether it is a hash. What looks into requests is nothing for
+// tcp, where HAProxy itself would fall back with a warning.
+func balance(text string, mode service.Mode) (algorithm string, hash bool) {
+	word, _, _ := strings.Cut(text, " ")
+	word, _, _ = strings.Cut(word, "(")
+	switch word {
+	case "":
+		return defaultBalance, false
+	case "source":
+		return text, true
+	case "uri", "url_param", "hdr":
+		if mode == service.TCP {
+			return defaultBalance, false
+		}
+		return text, true
+	}
+	return text, false
+}
+
+// haproxyTime writes an option's duration in HAProxy's words, "" for none.
+func haproxyTime(text string) string {
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		return ""
+	case d%time.Second == 0:
+		return fmt.Sprintf("%ds", d/time.Second)
+	}
+	return fmt.Sprintf("%dms", d.Milliseconds())
+}

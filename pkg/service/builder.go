@@ -1,0 +1,182 @@
+package service
+
+import (
+	"crypto/sha256"
+	"iter"
+	"slices"
+	"strings"
+)
+
+// Builder folds keys and values of a registry into catalogs. Its work for a change grows with the
+// services that changed, not with the catalog, but for the copies of its lists of pointers. It is
+// not safe for concurrent use.
+type Builder struct {
+	prefix   string
+	entries  map[string]*entry
+	members  map[string]*list[*Instance] // by service, then by node and id
+	dirty    map[string]struct{}         // names of services to be grouped again
+	services list[*Service]
+	nodes    list[*Node]
+	rejected list[Rejection] // by registry key
+}
+
+// entry is what one key was decoded to: exactly one of instance, node and rejected is set, or none
+// for kinds that catalogs do not carry.
+type entry struct {
+	sum      [sha256.Size]byte
+	instance *Instance
+	node     *Node
+	rejected *Rejection
+}
+
+// NewBuilder returns an empty builder for keys under prefix.
+func NewBuilder(prefix string) *Builder {
+	return &Builder{
+		prefix:  prefix,
+		entries: map[string]*entry{},
+		members: map[string]*list[*Instance]{},
+		dirty:   map[string]struct{}{},
+	}
+}
+
+// Put takes one key's value in, and tells whether that changed anything. A value equal to the
+// known one, as written under a new lease, changes nothing.
+func (b *Builder) Put(key string, value []byte) bool {
+	sum := sha256.Sum256(value)
+	if old := b.entries[key]; old != nil {
+		if old.sum == sum {
+			return false
+		}
+		b.forget(key, old)
+	}
+	e := decode(b.prefix, key, value)
+	e.sum = sum
+	b.entries[key] = e
+	b.add(key, e)
+	return true
+}
+
+// Delete takes a key out, and tells whether it was there.
+func (b *Builder) Delete(key string) bool {
+	old := b.entries[key]
+	if old == nil {
+		return false
+	}
+	b.forget(key, old)
+	delete(b.entries, key)
+	return true
+}
+
+// Replace makes the builder hold exactly these keys and values: the way back from a list. What is
+// equal keeps its identity in the catalogs that follow. It tells whether anything changed.
+func (b *Builder) Replace(items iter.Seq2[string, []byte]) bool {
+	seen := make(map[string]struct{}, len(b.entries))
+	changed := false
+	for key, value := range items {
+		seen[key] = struct{}{}
+		changed = b.Put(key, value) || changed
+	}
+	for key := range b.entries {
+		if _, ok := seen[key]; !ok {
+			changed = b.Delete(key) || changed
+		}
+	}
+	return changed
+}
+
+// Catalog returns what the builder holds as of that revision. Services that did not change since
+// the last one are the same pointers.
+func (b *Builder) Catalog(revision int64) *Catalog {
+	for name := range b.dirty {
+		b.regroup(name)
+	}
+	clear(b.dirty)
+	return &Catalog{
+		Prefix: b.prefix, Revision: revision,
+		Services: b.services.sorted(), Nodes: b.nodes.sorted(), Rejected: b.rejected.sorted(),
+	}
+}
+
+func (b *Builder) regroup(name string) {
+	instances := b.members[name].sorted()
+	if len(instances) == 0 {
+		delete(b.members, name)
+		b.services.remove(name)
+		return
+	}
+	if old, ok := b.services.get(name); ok && slices.Equal(old.Instances, instances) {
+		return // what came has gone again
+	}
+	b.services.set(name, newService(name, instances))
+}
+
+// add takes in what a key was decoded to.
+func (b *Builder) add(key string, e *entry) {
+	switch {
+	case e.instance != nil:
+		b.membersOf(e.instance).set(e.instance.sortKey(), e.instance)
+	case e.node != nil:
+		b.nodes.set(e.node.Name, e.node)
+	case e.rejected != nil:
+		b.rejected.set(key, *e.rejected)
+	}
+}
+
+// forget takes out what a key was decoded to.
+func (b *Builder) forget(key string, e *entry) {
+	switch {
+	case e.instance != nil:
+		b.membersOf(e.instance).remove(e.instance.sortKey())
+	case e.node != nil:
+		b.nodes.remove(e.node.Name)
+	case e.rejected != nil:
+		b.rejected.remove(key)
+	}
+}
+
+// membersOf returns the list that i is to be put in or out of.
+func (b *Builder) membersOf(i *Instance) *list[*Instance] {
+	b.dirty[i.Service] = struct{}{}
+	if b.members[i.Service] == nil {
+		b.members[i.Service] = &list[*Instance]{}
+	}
+	return b.members[i.Service]
+}
+
+func decode(prefix, key string, value []byte) *entry {
+	k, err := ParseKey(prefix, key)
+	if err != nil {
+		return &entry{rejected: &Rejection{Kind: "key", Name: printKey(key), Reason: err.Error()}}
+	}
+	switch k.Kind {
+	case KeyInstance:
+		i, err := DecodeInstance(k.Node, k.ID, value)
+		if err != nil {
+			return &entry{rejected: &Rejection{Kind: "value", Node: k.Node, ID: k.ID, Name: printKey(key), Reason: oneLine(err)}}
+		}
+		return &entry{instance: &i}
+	case KeyNode:
+		n, err := DecodeNode(k.Node, value)
+		if err != nil {
+			return &entry{rejected: &Rejection{Kind: "value", Node: k.Node, Name: printKey(key), Reason: oneLine(err)}}
+		}
+		return &entry{node: &n}
+	case KeyOverride, KeyAsk, KeyAnswer:
+	}
+	return &entry{}
+}
+
+// oneLine writes joined errors as one sentence.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// printKey makes a foreign key fit for a terminal.
+func printKey(key string) string {
+	const most = 200
+	clean := strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if isControl(r) {
+			return '?'
+		}
+		return r
+	}, key), "?")
+	return clean[:min(len(clean), most)]
+}

@@ -1,0 +1,107 @@
+package service
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Catalog is what a registry held at one revision. It is immutable and may be shared.
+//
+// Services are pointers on purpose: two catalogs that hold the same *Service agree on everything
+// about it, so a reader finds what changed by comparing pointers.
+type Catalog struct {
+	Prefix   string
+	Revision int64
+	Services []*Service // sorted by name
+	Nodes    []*Node    // sorted by name
+	Rejected []Rejection
+}
+
+// Service is a name and all that is registered under it. It is never changed.
+type Service struct {
+	Name      string
+	Spec      Spec
+	Instances []*Instance // sorted by node and id; none for a service that is kept while empty
+}
+
+// Spec holds what concerns a service as a whole. When instances disagree it is that of the
+// instance which started first, on every host alike.
+type Spec struct {
+	Mode    Mode
+	Hosts   []string
+	Path    string
+	Listen  uint16
+	Options map[string]string
+	Lead    *Instance // whose it is
+}
+
+// Service returns the service of that name, or nil.
+func (c *Catalog) Service(name string) *Service {
+	at, ok := slices.BinarySearchFunc(c.Services, name, func(s *Service, n string) int { return cmp.Compare(s.Name, n) })
+	if !ok {
+		return nil
+	}
+	return c.Services[at]
+}
+
+// WithEmpty returns a catalog that also holds these services, whose names c does not have.
+func (c *Catalog) WithEmpty(empty []*Service) *Catalog {
+	if len(empty) == 0 {
+		return c
+	}
+	with := *c
+	with.Services = slices.Concat(c.Services, empty)
+	slices.SortFunc(with.Services, func(a, b *Service) int { return cmp.Compare(a.Name, b.Name) })
+	return &with
+}
+
+// Emptied is the service without its instances: what is kept of one whose last instance is gone.
+func (s *Service) Emptied() *Service { return &Service{Name: s.Name, Spec: s.Spec} }
+
+// newService groups the instances of one name, which are sorted by key. It keeps the slice.
+func newService(name string, instances []*Instance) *Service {
+	lead := slices.MinFunc(instances, Older)
+	return &Service{
+		Name: name, Instances: instances,
+		Spec: Spec{Mode: lead.Mode, Hosts: lead.Hosts, Path: lead.Path, Listen: lead.Listen, Options: lead.Options, Lead: lead},
+	}
+}
+
+// Older orders instances by the rule for disagreements: the one that started first leads, and of
+// two that started at once the one whose key comes first. One that does not say when it started
+// comes after all that do, so that it cannot take a service over.
+func Older(a, b *Instance) int {
+	if a.Started.IsZero() != b.Started.IsZero() {
+		if a.Started.IsZero() {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(a.Started.Compare(b.Started), compareKeys(a, b))
+}
+
+// sortKey orders instances like compareKeys, as text.
+func (i *Instance) sortKey() string { return i.Node + "\x00" + i.ID }
+
+func compareKeys(a, b *Instance) int {
+	return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.ID, b.ID))
+}
+
+// Conflict says in what way i differs from the service as a whole so that it cannot be routed
+// along with it, or "" when it does not.
+func (s *Spec) Conflict(i *Instance) string {
+	switch {
+	case i.Mode != s.Mode:
+		return "mode " + string(i.Mode) + " differs from " + string(s.Mode)
+	case !sameHosts(i.Hosts, s.Hosts):
+		return "host " + strings.Join(i.Hosts, ",") + " differs from " + strings.Join(s.Hosts, ",")
+	case i.Path != s.Path:
+		return "path " + i.Path + " differs from " + s.Path
+	}
+	return ""
+}
+
+func sameHosts(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}

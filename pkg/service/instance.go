@@ -1,0 +1,111 @@
+package service
+
+import (
+	"net/netip"
+	"time"
+)
+
+// State says whether an instance may be given new requests.
+type State string
+
+// The states of an instance. The owner's agent decides on them; every proxy follows.
+const (
+	Ready     State = "ready"     // serves
+	Draining  State = "draining"  // was told to stop; finishes what it has
+	Unhealthy State = "unhealthy" // does not pass its check
+)
+
+// Mode is the protocol in which a proxy treats a service.
+type Mode string
+
+// The modes of a service.
+const (
+	HTTP Mode = "http"
+	TCP  Mode = "tcp"
+)
+
+// ScopeNode marks an instance that only its own host can reach.
+const ScopeNode = "node"
+
+// DefaultWeight is the weight of an instance that names none.
+const DefaultWeight = 100
+
+// Instance is one endpoint of a service on one node. It is a value: once sent or stored it is
+// never changed, also not through its slices and maps.
+type Instance struct {
+	Node string // name of the host that registered it; first part of the key
+	ID   string // opaque, unique on its node; second part of the key
+
+	Service string
+	Address netip.Addr
+	Port    uint16
+	State   State
+	Weight  int // 0 to 256
+	Mode    Mode
+	Hosts   []string // lower case; a leading "*." is a wildcard for one or more labels
+	Path    string   // prefix, "/" for all
+	Listen  uint16   // own port on every proxy, 0 for none
+	Scope   string   // "" or ScopeNode
+
+	Container string    // short container id, "" if it is none
+	Name      string    // the container's name, for people
+	Zone      string    // locality, may be empty
+	Started   time.Time // zero if unknown
+
+	Options map[string]string // every other label, by its name without "sidekick."
+	Tags    []string
+	Meta    map[string]string
+
+	// Check says how the owner's agent finds out whether the instance serves. It never leaves the
+	// owner's host: keys and values do not carry it.
+	Check *Check
+}
+
+// Endpoint is the address and port at which proxies reach the instance.
+func (i *Instance) Endpoint() netip.AddrPort { return netip.AddrPortFrom(i.Address, i.Port) }
+
+// CheckKind is the way in which an instance is checked by its owner's agent.
+type CheckKind string
+
+// The kinds of check.
+const (
+	CheckNone   CheckKind = "none"   // ready as soon as it runs
+	CheckTCP    CheckKind = "tcp"    // accepts a connection
+	CheckHTTP   CheckKind = "http"   // answers a GET of HTTPPath with 2xx or 3xx
+	CheckDocker CheckKind = "docker" // Docker's HEALTHCHECK says healthy, and it accepts a connection
+)
+
+// Check is what the gate needs to know about an instance before it may be published.
+type Check struct {
+	Kind     CheckKind
+	HTTPPath string         // for CheckHTTP
+	Host     string         // Host header for CheckHTTP
+	Target   netip.AddrPort // the container's own address, never the published one: Docker's proxy accepts before the container listens
+	Health   string         // Docker's word: "", "starting", "healthy", "unhealthy"
+	Interval time.Duration
+	Timeout  time.Duration
+	Rise     int
+	Fall     int
+}
+
+// Node is what an agent tells about itself and its host.
+type Node struct {
+	Name    string    `json:"-"` // from the key
+	Agent   string    `json:"agent"`
+	Machine string    `json:"machine,omitempty"`
+	Boot    string    `json:"boot,omitempty"`
+	Address string    `json:"address,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+}
+
+// Rejection names something that is left out, and why. It is what people read when they ask why a
+// thing is not routed.
+type Rejection struct {
+	Kind    string // what was left out: "label", "value", "key", "address", "node"
+	Service string // as far as known
+	Node    string
+	ID      string
+	Name    string // container name or registry key, for people
+	Reason  string // one sentence: the thing, the cause, the mend
+}
