@@ -10,25 +10,27 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// README's table of settings is the code's: a row for each, in the code's order.
+// README's table of settings is the code's: a row for each, in the code's order. -update writes it.
 func TestReadmeSettings(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	const path, begin, end = "../../README.md", "| flag | default | meaning |\n|---|---|---|\n", "\n\n"
+	readme, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, ok := strings.Cut(string(readme), "## Settings\n")
+	before, rest, ok := strings.Cut(string(readme), begin)
 	if !ok {
-		t.Fatal("README.md has no section ## Settings")
+		t.Fatalf("README.md has no table that begins with %q", begin)
 	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	var got []string
-	for line := range strings.Lines(section) {
-		if strings.HasPrefix(line, "| `--") {
-			got = append(got, strings.TrimSpace(line))
+	got, after, _ := strings.Cut(rest, end)
+	want := strings.Join(settingsTable(), "\n")
+	if *update {
+		if err := os.WriteFile(path, []byte(before+begin+want+end+after), 0o644); err != nil {
+			t.Fatal(err)
 		}
+		return
 	}
-	if diff := cmp.Diff(got, settingsTable()); diff != "" {
-		t.Errorf("README.md's settings differ from the code's (- README, + code):\n%s", diff)
+	if diff := cmp.Diff(strings.Split(got, "\n"), settingsTable()); diff != "" {
+		t.Errorf("README.md's settings differ from the code's; `make golden` writes them (- README, + code):\n%s", diff)
 	}
 }
 

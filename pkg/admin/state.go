@@ -12,13 +12,13 @@ import (
 
 // Proxy is what the driver of HAProxy tells about it.
 type Proxy struct {
-	Mode            string            `json:"mode"`             // managed, external or off
-	InStep          bool              `json:"in_step"`          // what runs is what is wanted
-	State           string            `json:"state"`            // one sentence for people
+	Mode            string            `json:"mode"`    // managed, external or off
+	InStep          bool              `json:"in_step"` // what runs is what is wanted
+	State           string            `json:"state"`   // one sentence for people
 	Version         string            `json:"version,omitempty"`
-	Differences     int               `json:"differences"`      // between running and wanted at the last look
-	OldWorkers      int               `json:"old_workers"`      // that still finish streams after a reload
-	Reloads         map[string]uint64 `json:"reloads"`          // by reason
+	Differences     int               `json:"differences"` // between running and wanted at the last look
+	OldWorkers      int               `json:"old_workers"` // that still finish streams after a reload
+	Reloads         map[string]uint64 `json:"reloads"`     // by reason
 	RuntimeCommands uint64            `json:"runtime_commands"`
 }
 
