@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -39,6 +40,8 @@ type bed struct {
 	closers         []func()
 	handNames       [2]string
 	handSocket      string
+	agentStats      string
+	handStats       string
 	agentConfigPath string
 }
 
@@ -54,6 +57,7 @@ func newBed(ctx context.Context, binary string) (*bed, error) {
 		return nil, err
 	}
 	b.etcdAddr, b.agentFront, b.handFront = addrs[0], addrs[1], addrs[2]
+	b.agentStats, b.handStats = addrs[3], addrs[4]
 	for i := range b.servers {
 		if b.servers[i], err = b.serve(fmt.Sprintf("server-%d", i)); err != nil {
 			return nil, err
@@ -63,7 +67,7 @@ func newBed(ctx context.Context, binary string) (*bed, error) {
 		return nil, err
 	}
 	b.closers = append(b.closers, b.etcd.stop)
-	b.client, err = clientv3.New(clientv3.Config{Endpoints: []string{b.etcdAddr}, DialTimeout: 10 * time.Second})
+	b.client, err = clientv3.New(clientv3.Config{Endpoints: []string{b.etcdAddr}, DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}
@@ -177,15 +181,12 @@ func answers(front string) string {
 }
 
 // startAgent starts HAProxy and the agent, and returns the time from the agent's start to the
-// first answer.
-func (b *bed) startAgent(ctx context.Context) (time.Duration, error) {
+// first answer. docker is the engine, as in --docker.
+func (b *bed) startAgent(ctx context.Context, docker string) (time.Duration, error) {
 	at := func(name string) string { return filepath.Join(b.dir, name) }
 	b.agentConfigPath = at("haproxy.cfg")
-	stats, err := freeAddresses(1)
-	if err != nil {
-		return 0, err
-	}
-	sockets := []string{"--haproxy-config", b.agentConfigPath, "--haproxy-master-socket", at("m.sock"), "--haproxy-runtime-socket", at("r.sock"), "--stats-listen", stats[0]}
+	sockets := []string{"--haproxy-config", b.agentConfigPath, "--haproxy-master-socket", at("m.sock"), "--haproxy-runtime-socket", at("r.sock")}
+	var err error
 	if b.haproxy, err = start(b.binary, append([]string{"haproxy"}, sockets...)...); err != nil {
 		return 0, err
 	}
@@ -195,8 +196,8 @@ func (b *bed) startAgent(ctx context.Context) (time.Duration, error) {
 	}
 	began := time.Now()
 	b.agent, err = start(b.binary, append([]string{
-		"run", "--registry", "etcd://" + b.etcdAddr, "--prefix", prefix, "--docker", "off", "--haproxy", "external",
-		"--node", "bench-agent", "--advertise", "192.0.2.1", "--state-dir", at("s"), "--admin", "off", "--http-listen", b.agentFront, "--log-level", "warn",
+		"run", "--registry", "etcd://" + b.etcdAddr, "--prefix", prefix, "--docker", docker, "--haproxy", "external",
+		"--node", "bench-agent", "--advertise", "192.0.2.1", "--state-dir", at("s"), "--admin", "off", "--http-listen", b.agentFront, "--log-level", "warn", "--stats-listen", b.agentStats,
 	}, sockets...)...)
 	if err != nil {
 		return 0, err
@@ -210,6 +211,7 @@ func (b *bed) startAgent(ctx context.Context) (time.Duration, error) {
 // the first answer.
 func (b *bed) startByHand(ctx context.Context) (time.Duration, error) {
 	dir := filepath.Join(b.dir, "hand")
+	b.handSocket = filepath.Join(b.dir, "h.sock")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return 0, err
 	}
@@ -226,7 +228,6 @@ func (b *bed) startByHand(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	b.handSocket = filepath.Join(b.dir, "h.sock")
 	began := time.Now()
 	if b.byHand, err = start("haproxy", "-W", "-f", filepath.Join(dir, "haproxy.cfg")); err != nil {
 		return 0, err
@@ -238,13 +239,8 @@ func (b *bed) startByHand(ctx context.Context) (time.Duration, error) {
 
 // byHandText gives the agent's configuration other addresses to listen on.
 func (b *bed) byHandText(text string) string {
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		if len(words) == 2 && words[0] == "bind" && words[1] != b.agentFront {
-			line = "    bind 127.0.0.1:0\n" // the statistics: any port
-		}
-		out.WriteString(line)
-	}
-	return strings.NewReplacer(b.agentFront, b.handFront, filepath.Join(b.dir, "r.sock"), filepath.Join(b.dir, "h.sock")).Replace(out.String())
+	return strings.NewReplacer(
+		b.agentFront, b.handFront, b.agentStats, b.handStats,
+		filepath.Join(b.dir, "r.sock"), b.handSocket,
+	).Replace(text)
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
+// apart is the pause between changes: longer than --settle, so that each is a lone one.
+const apart = 50 * time.Millisecond
+
 // changes replaces the probe service's only instance again and again, and measures by each way the
 // time from the write to the first answer of the new one.
 func (b *bed) changes(ctx context.Context, rounds int) (agent, hand []time.Duration, err error) {
@@ -53,6 +56,7 @@ func (b *bed) changes(ctx context.Context, rounds int) (agent, hand []time.Durat
 			hand = append(hand, took[0])
 		}
 		old = next.Key(prefix)
+		time.Sleep(apart)
 	}
 	return agent, hand, nil
 }

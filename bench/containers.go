@@ -37,7 +37,7 @@ func benchContainers(ctx context.Context, binary, whoami string, count int, boun
 	if err := b.fill(ctx, 100); err != nil {
 		return err
 	}
-	if _, err := b.startAgent(ctx); err != nil {
+	if _, err := b.startAgent(ctx, ""); err != nil {
 		return err
 	}
 	var took []time.Duration

@@ -57,7 +57,7 @@ func benchSize(ctx context.Context, binary string, size, rounds int) (time.Durat
 	if err := b.fill(ctx, size); err != nil {
 		return 0, err
 	}
-	start, err := b.startAgent(ctx)
+	start, err := b.startAgent(ctx, "off")
 	if err != nil {
 		return 0, err
 	}

@@ -95,9 +95,9 @@ func (d *demo) showServices(ctx context.Context) error {
 }
 
 func (d *demo) showAddresses() {
-	fmt.Printf("  It is yours until Ctrl-C:\n")
+	fmt.Println("  It is yours until Ctrl-C:")
 	fmt.Printf("      http://%-28s  the containers; or curl -H 'Host: %s' http://%s/\n", host+":"+d.http.number+"/", host, d.http.address())
-	fmt.Printf("      http://%-28s  HAProxy's statistics\n", d.stats.address()+"/stats")
+	fmt.Printf("      http://%-28s  HAProxy's statistics\n", d.stats.address()+"/")
 	fmt.Printf("      http://%-28s  the agent: /metrics, /api/v1/services, /api/v1/status\n", d.admin.address()+"/readyz")
 	fmt.Printf("      docker run -d -l sidekick.service=whoami -l sidekick.host=%s -l org.sidekick.run=%s %s\n\n", host, run, image)
 }

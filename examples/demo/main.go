@@ -126,7 +126,7 @@ func (d *demo) startContainers(ctx context.Context) error {
 	if err := d.engine.BuildImage(ctx, image, filepath.Join(d.bin, "whoami"), "8000"); err != nil {
 		return err
 	}
-	if err := d.engine.Network(ctx, name); err != nil {
+	if _, err := d.engine.Network(ctx, name); err != nil {
 		return err
 	}
 	for range 3 {

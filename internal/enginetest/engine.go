@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -118,13 +119,23 @@ func buildError(body io.Reader) error {
 	}
 }
 
-// Network makes a bridge network of that name.
-func (e *Engine) Network(ctx context.Context, name string) error {
+// Network makes a bridge network of that name and returns its gateway: the address in it of the
+// engine's host.
+func (e *Engine) Network(ctx context.Context, name string) (netip.Addr, error) {
 	_, err := e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", Labels: e.labels()})
 	if err != nil {
-		return fmt.Errorf("network %s: %w", name, err)
+		return netip.Addr{}, fmt.Errorf("network %s: %w", name, err)
 	}
-	return nil
+	made, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("network %s: %w", name, err)
+	}
+	for _, config := range made.Network.IPAM.Config {
+		if config.Gateway.Is4() {
+			return config.Gateway, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("network %s: it has no gateway", name)
 }
 
 // Sweep removes what this run has made: containers, networks and images. What is gone already is no

@@ -33,8 +33,9 @@ func TestMakeUseAndSweep(t *testing.T) {
 	if err := engine.BuildImage(ctx, run, buildWhoami(t), "8000"); err != nil {
 		t.Fatal(err)
 	}
-	if err := engine.Network(ctx, run); err != nil {
-		t.Fatal(err)
+	gateway, err := engine.Network(ctx, run)
+	if err != nil || !gateway.IsValid() {
+		t.Fatalf("gateway: got %v (%v), want an address", gateway, err)
 	}
 	box, err := engine.Start(ctx, enginetest.Spec{Image: run, Name: run, Network: run, Env: map[string]string{"GRACE": "0s"}})
 	if err != nil {

@@ -16,7 +16,7 @@ const (
 )
 
 // kindHeld marks a rejection that is only a wait: the gate holds the instance back.
-const kindHeld = "held"
+const kindHeld = "check"
 
 // Service is one service in /api/v1/services and `sidekick services -o json`.
 type Service struct {

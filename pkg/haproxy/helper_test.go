@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -28,6 +29,7 @@ func slowServer(t testing.TB) (addr string, l latch) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		once.Do(func() { close(l.started) })
 		<-l.end
+		w.Header().Set("Connection", "close") // an idle connection would put the deletion off
 		io.WriteString(w, "slow")
 	}))
 	t.Cleanup(s.Close)
@@ -35,7 +37,11 @@ func slowServer(t testing.TB) (addr string, l latch) {
 }
 
 // runHelper is what this test's program does when it is started as a process of its own.
-func runHelper(dir string) int {
+func runHelper(helper string) int {
+	if dir, ok := strings.CutPrefix(helper, "apply:"); ok {
+		return applyUntilKilled(dir)
+	}
+	dir := helper
 	cfg := Config{
 		Path: filepath.Join(dir, "haproxy.cfg"), MasterSocket: filepath.Join(dir, "m.sock"),
 		RuntimeSocket: filepath.Join(dir, "r.sock"),

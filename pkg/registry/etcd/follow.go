@@ -5,34 +5,29 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// follow takes changes in and sends catalogs, until it cannot be sure any more to see every change.
-// It never waits for its reader while the watch has something: the cluster keeps only so much for a
-// slow one.
+// follow sends the catalog as listed, takes changes in, and sends a catalog after each, until it
+// cannot be sure any more to see every change. It never waits for its reader while the watch has
+// something: the cluster keeps only so much for a slow one.
 func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Catalog) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	key, value := streamKey(st)
-	ctx = clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, key, value))
-	watch, err := w.open(ctx, cancel, st)
+	stream, watch, err := w.open(ctx, cancel, st)
 	if err != nil {
 		return err
 	}
-	var (
-		newest *service.Catalog
-		ready  chan<- *service.Catalog // nil while there is nothing to send
-		verify <-chan time.Time        // nil while the connection was not lost
-		asked  bool                    // and no answer yet
-	)
-	quiet := time.NewTimer(w.progress())
-	defer quiet.Stop()
+	p := newProbe(w, st, stream)
+	defer p.stop(cancel)
+	newest, ready := st.builder.Catalog(st.revision), out
+	var verify <-chan time.Time // nil while the connection was not lost
 	for {
 		select {
 		case resp, ok := <-watch:
@@ -43,19 +38,19 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 			if changed {
 				newest, ready = st.builder.Catalog(st.revision), out
 			}
-			asked = false
-			quiet.Reset(w.progress())
+			p.heard()
 		case ready <- newest:
 			ready = nil
-		case <-quiet.C:
-			if asked {
-				return fmt.Errorf("%w: nothing came for %v, nor an answer to the question for progress", errSilent, 2*w.progress())
+		case <-p.timer.C:
+			if err := p.next(); err != nil {
+				return err
 			}
-			asked = w.ask(ctx)
-			quiet.Reset(w.progress())
+		case h := <-p.headers:
+			if err := p.judge(h); err != nil {
+				return err
+			}
 		case again := <-st.back:
-			asked = w.ask(ctx)
-			quiet.Reset(w.progress())
+			p.hurry()
 			if again && verify == nil {
 				verify = time.After(spread(st.keys))
 			}
@@ -67,16 +62,16 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 	}
 }
 
-// drain takes an answer in and all that wait behind it, and tells whether they changed anything.
+// drain takes an answer in and those that wait behind it, and tells whether they changed anything.
 func (w *Watcher) drain(st *state, watch clientv3.WatchChan, resp clientv3.WatchResponse, ok bool) (changed bool, err error) {
 	const most = 100 // then the reader gets its turn
-	for range most {
+	for n := 1; ; n++ {
 		c, err := w.take(st, resp, ok)
 		if err != nil {
 			return false, err
 		}
 		changed = changed || c
-		if len(watch) == 0 {
+		if len(watch) == 0 || n == most {
 			break
 		}
 		resp, ok = <-watch
@@ -93,7 +88,7 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 	if err := resp.Err(); err != nil {
 		return false, fmt.Errorf("watch %s: %w", w.Prefix, err)
 	}
-	if err := st.other(resp.Header); err != nil {
+	if err := st.other(resp.Header, st.revision); err != nil {
 		return false, err
 	}
 	st.answered = true
@@ -113,15 +108,6 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 	return changed, nil
 }
 
-// ask asks the cluster how far it is. The answer comes through the watch; that none comes is for
-// the caller to notice.
-func (w *Watcher) ask(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	_ = w.Client.RequestProgress(ctx) // a question that cannot be put gets no answer either
-	return true
-}
-
 // spread is how long to wait before everything is listed again after the connection was lost. The
 // watch goes on by itself meanwhile, and shows most of what may have happened to the registry; the
 // list makes sure. When a registry restarts, all agents are there at once: the more they have to
@@ -129,4 +115,111 @@ func (w *Watcher) ask(ctx context.Context) bool {
 func spread(keys int) time.Duration {
 	const perKey, most = 2 * time.Millisecond, 30 * time.Second
 	return rand.N(min(time.Duration(keys+1)*perKey, most)) //nolint:gosec // spreads agents, protects nothing
+}
+
+// probe finds out whether a quiet watch is alive. First it asks the cluster to say through the watch
+// how far it is; the cluster does not answer that while nothing was written since the watch began.
+// Then it reads the registry's revision beside the watch: if that is known, nothing can be missing;
+// if it is not, the watch must show what there is. All three take a part of Progress.
+type probe struct {
+	w       *Watcher
+	st      *state
+	stream  context.Context //nolint:containedctx // names the watch's stream, for as long as follow runs
+	timer   *time.Timer
+	headers chan header
+	asking  bool  // the revision is being read
+	asked   bool  // the watch was asked
+	behind  int64 // what the watch has to reach before the timer fires, 0 if nothing
+	wg      sync.WaitGroup
+}
+
+// header is what was read beside the watch.
+type header struct {
+	*pb.ResponseHeader
+	known int64 // when it was asked for
+	err   error
+}
+
+func newProbe(w *Watcher, st *state, stream context.Context) *probe {
+	return &probe{w: w, st: st, stream: stream, timer: time.NewTimer(w.progress()), headers: make(chan header)}
+}
+
+func (p *probe) stop(cancel context.CancelFunc) {
+	cancel()
+	p.timer.Stop()
+	p.wg.Wait()
+}
+
+// heard starts anew, because the watch has shown that it lives.
+func (p *probe) heard() {
+	p.asked, p.behind = false, 0
+	p.timer.Reset(p.w.progress())
+}
+
+// hurry asks at once, because the connection was lost and is back.
+func (p *probe) hurry() {
+	p.asked, p.behind = true, 0
+	p.timer.Reset(0)
+}
+
+// next does what is due when the timer fires.
+func (p *probe) next() error {
+	switch {
+	case p.behind > 0:
+		return fmt.Errorf("%w: it shows nothing of the revisions up to %d for %v", errSilent, p.behind, p.w.progress())
+	case !p.asked:
+		p.asked = true
+		p.ask()
+		p.timer.Reset(p.w.progress() / 5)
+	case !p.asking:
+		p.asking = true
+		known := p.st.revision
+		p.wg.Go(func() {
+			h := p.read(known)
+			select {
+			case p.headers <- h:
+			case <-p.stream.Done():
+			}
+		})
+	}
+	return nil
+}
+
+// ask asks for the watch's progress. A question that cannot be put gets no answer either.
+func (p *probe) ask() {
+	ctx, cancel := context.WithTimeout(p.stream, 100*time.Millisecond)
+	defer cancel()
+	_ = p.w.Client.RequestProgress(ctx)
+}
+
+// read reads the registry's revision.
+func (p *probe) read(known int64) header {
+	resp, err := get(p.stream, p.w.Client, service.Root(p.w.Prefix), []clientv3.OpOption{clientv3.WithCountOnly()})
+	if err != nil {
+		return header{err: fmt.Errorf("read the registry's revision: %w", err)}
+	}
+	return header{ResponseHeader: resp.Header, known: known}
+}
+
+// judge decides by what was read whether the watch can still be trusted. A registry that does not
+// answer is no reason to give the watch up: it takes itself up again when the registry is back.
+func (p *probe) judge(h header) error {
+	p.asking = false
+	if h.err != nil {
+		p.w.failed(p.st, h.err)
+		p.timer.Reset(p.w.progress() / 5)
+		return nil
+	}
+	if err := p.st.other(h.ResponseHeader, h.known); err != nil {
+		return err
+	}
+	p.st.answered = true
+	p.heard()
+	if h.GetRevision() <= p.st.revision {
+		p.w.progressed(p.st)
+		return nil
+	}
+	p.behind = h.GetRevision()
+	p.ask()
+	return nil
 }

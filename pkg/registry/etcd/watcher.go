@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -22,14 +23,15 @@ type Watcher struct {
 	Prefix string
 	Log    logrus.FieldLogger
 	// Report is told of each answer of the cluster, and of each failure; it may be nil. While all
-	// is well, an answer comes at least every Progress.
+	// is well, an answer comes little later than every Progress.
 	Report func(error)
 	// Seen is told the revision up to which everything is known, with each answer; it may be nil.
 	Seen func(revision int64)
 	// Page is how many keys are read at once; 0 means 1,000.
 	Page int
-	// Progress is how long the watch may be quiet before the cluster is asked whether anything
-	// came, and how long it then has to answer; 0 means 10 s. Asking writes nothing.
+	// Progress is how long the watch may be quiet before the cluster is asked whether there is
+	// anything, and how long it may then be silent about what there is; 0 means 10 s. Asking
+	// writes nothing.
 	Progress time.Duration
 }
 
@@ -49,6 +51,7 @@ type state struct {
 	keys     int
 	tries    int       // counts watches, so that each gets a stream of its own
 	answered bool      // the present watch has answered
+	failing  bool      // the last thing that was told is a failure
 	back     chan bool // see reconnects
 }
 
@@ -66,14 +69,13 @@ func (w *Watcher) Run(ctx context.Context, out chan<- *service.Catalog) error {
 
 	wait := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}
 	wait.Reset()
-	failing := false
 	for {
-		err := w.listAndFollow(ctx, st, out, func() {
-			if failing {
-				w.Log.WithField("revision", st.revision).Info("registry answers again")
-			}
-			failing = false
-		})
+		st.answered = false
+		err := w.list(ctx, st)
+		if err == nil {
+			w.progressed(st)
+			err = w.follow(ctx, st, out)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -83,11 +85,7 @@ func (w *Watcher) Run(ctx context.Context, out chan<- *service.Catalog) error {
 		if errors.Is(err, errVerify) {
 			continue
 		}
-		w.tell(err)
-		if !failing {
-			failing = true
-			w.Log.WithError(err).Warn("registry has to be listed again")
-		}
+		w.failed(st, err)
 		pause(ctx, wait.NextBackOff(), st.back)
 	}
 }
@@ -103,27 +101,29 @@ func pause(ctx context.Context, d time.Duration, back <-chan bool) {
 	}
 }
 
-func (w *Watcher) tell(err error) {
+// failed tells of a failure, and logs it if things were well before.
+func (w *Watcher) failed(st *state, err error) {
 	if w.Report != nil {
 		w.Report(err)
 	}
+	if !st.failing {
+		w.Log.WithError(err).WithField("revision", st.revision).Warn("registry cannot be followed")
+	}
+	st.failing = true
 }
 
-// listAndFollow reads everything and then follows the changes until something makes it necessary
-// to read everything again, which it returns. It calls listed after the list.
-func (w *Watcher) listAndFollow(ctx context.Context, st *state, out chan<- *service.Catalog, listed func()) error {
-	st.answered = false
-	if err := w.list(ctx, st); err != nil {
-		return err
+// progressed tells that all is known up to the state's revision.
+func (w *Watcher) progressed(st *state) {
+	if w.Report != nil {
+		w.Report(nil)
 	}
-	listed()
-	w.progressed(st)
-	select {
-	case out <- st.builder.Catalog(st.revision):
-	case <-ctx.Done():
-		return ctx.Err()
+	if w.Seen != nil {
+		w.Seen(st.revision)
 	}
-	return w.follow(ctx, st, out)
+	if st.failing {
+		w.Log.WithField("revision", st.revision).Info("registry is followed again")
+	}
+	st.failing = false
 }
 
 // list makes the builder hold what the registry holds. Nothing is changed unless all was read. What
@@ -141,7 +141,7 @@ func (w *Watcher) list(ctx context.Context, st *state) error {
 	if err != nil {
 		return err
 	}
-	if why := st.other(header); why != nil {
+	if why := st.other(header, st.revision); why != nil {
 		w.Log.WithError(why).WithFields(logrus.Fields{"revision": header.GetRevision(), "was": st.revision}).Warn("registry was replaced")
 	}
 	st.builder.Replace(func(yield func(string, []byte) bool) {
@@ -155,42 +155,32 @@ func (w *Watcher) list(ctx context.Context, st *state) error {
 	return nil
 }
 
-// other tells by an answer's header whether it comes from the past of the registry that is known,
-// or from another registry.
-func (st *state) other(h *pb.ResponseHeader) error {
+// other tells by an answer's header whether it comes from another registry than the known one, or
+// from the past of it. The revision is what was known when the question was asked.
+func (st *state) other(h *pb.ResponseHeader, revision int64) error {
 	switch {
 	case st.revision == 0:
 		return nil
 	case h.GetClusterId() != st.cluster:
 		return errCluster
-	case h.GetRevision() < st.revision:
+	case h.GetRevision() < revision:
 		return errOlder
 	}
 	return nil
 }
 
-// progressed tells whoever wants to know that all is known up to the state's revision.
-func (w *Watcher) progressed(st *state) {
-	w.tell(nil)
-	if w.Seen != nil {
-		w.Seen(st.revision)
-	}
-}
-
-// open starts a watch from the next revision on, on a stream of its own: one that hangs or lost its
-// rights must not be used by the next watch.
-func (w *Watcher) open(ctx context.Context, cancel context.CancelFunc, st *state) (clientv3.WatchChan, error) {
+// open starts a watch from the next revision on. The context that it returns belongs to the watch's
+// stream, which no other watch uses: one that hangs or lost its rights must not be used again.
+func (w *Watcher) open(ctx context.Context, cancel context.CancelFunc, st *state) (context.Context, clientv3.WatchChan, error) {
 	st.tries++
+	ctx = clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, "sidekick-watch", strconv.Itoa(st.tries)))
 	limit := time.AfterFunc(w.progress(), cancel)
 	watch := w.Client.Watch(ctx, service.Root(w.Prefix), clientv3.WithPrefix(), clientv3.WithRev(st.revision+1),
 		clientv3.WithFragment(), clientv3.WithProgressNotify())
 	if !limit.Stop() {
-		return nil, fmt.Errorf("watch %s: no answer within %v", w.Prefix, w.progress())
+		return nil, nil, fmt.Errorf("watch %s: no answer within %v", w.Prefix, w.progress())
 	}
-	return watch, nil
+	return ctx, watch, nil
 }
 
 func (w *Watcher) progress() time.Duration { return cmp.Or(w.Progress, 10*time.Second) }
-
-// streamKey names the metadata that keeps watches apart.
-func streamKey(st *state) (key, value string) { return "sidekick-watch", strconv.Itoa(st.tries) }

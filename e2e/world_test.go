@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/internal/enginetest"
+	"github.com/sidekick-proxy/sidekick/internal/load"
+	"github.com/sidekick-proxy/sidekick/internal/proctest"
+)
+
+// worlds counts the worlds of this run, so that each has an address of its own.
+var worlds atomic.Int32 //nolint:gochecknoglobals // a counter
+
+// world is one host as a test sees it.
+type world struct {
+	*testing.T
+	ctx    context.Context //nolint:containedctx // of the test
+	dir    string          // short, since sockets have short names
+	addr   string          // where everything listens: loopback
+	host   string          // this host's address in the network of the test's containers
+	run    string
+	engine *enginetest.Engine
+
+	agent, etcd, proxy *proctest.Process
+	external           bool     // HAProxy is a process of its own
+	registry           string   // "embedded" or a URL
+	extra              []string // more settings of the agent
+	boots              int
+}
+
+// Who holds the registry and HAProxy.
+const (
+	embedded = "embedded"
+	etcdURL  = "etcd"
+)
+
+// newWorld prepares a world, in which nothing runs yet.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	for _, what := range []string{"docker", "haproxy"} {
+		if without(what) {
+			t.Skip("left out on demand: " + what)
+		}
+	}
+	dir, err := os.MkdirTemp(programs.dir, "w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := int(worlds.Add(1))
+	w := &world{
+		T: t, ctx: t.Context(), dir: dir, registry: embedded,
+		addr: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()%64, os.Getpid()/64%250, n),
+		run:  runName("w" + strconv.Itoa(n)),
+	}
+	engine, err := enginetest.Open(w.ctx, w.run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.engine = engine
+	t.Cleanup(w.end)
+	gateway, err := engine.Network(w.ctx, w.run)
+	w.check(err)
+	w.host = gateway.String()
+	return w
+}
+
+// end shows what was said if the test failed, and removes everything.
+func (w *world) end() {
+	if w.Failed() {
+		for _, p := range []*proctest.Process{w.agent, w.proxy, w.etcd} {
+			if p != nil {
+				w.Logf("last words of %s:\n%s", p.Name, p.Tail(40))
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.engine.Sweep(ctx); err != nil {
+		w.Error(err)
+	}
+	w.engine.Close()
+	for _, p := range []*proctest.Process{w.agent, w.proxy, w.etcd} {
+		if p != nil {
+			if err := p.End(30 * time.Second); err != nil {
+				w.Error(err)
+			}
+		}
+	}
+	if w.agent != nil || w.proxy != nil {
+		w.until("no HAProxy is left over", func() error { return none(w.haproxies()) })
+	}
+}
+
+func none(pids []int) error {
+	if len(pids) > 0 {
+		return fmt.Errorf("processes %v", pids)
+	}
+	return nil
+}
+
+func (w *world) at(port int) string      { return w.addr + ":" + strconv.Itoa(port) }
+func (w *world) httpAddr() string        { return w.at(8080) }
+func (w *world) adminAddr() string       { return w.at(7070) }
+func (w *world) path(file string) string { return filepath.Join(w.dir, file) }
+func (w *world) config() string          { return w.path("haproxy.cfg") }
+func (w *world) haproxyFlags() []string {
+	return []string{
+		"--haproxy-config", w.config(), "--haproxy-master-socket", w.path("m.sock"),
+		"--haproxy-runtime-socket", w.path("r.sock"),
+	}
+}
+
+func (w *world) start(name string, args ...string) *proctest.Process {
+	w.Helper()
+	p, err := proctest.Start(name, w.path(name+".log"), programs.sidekick, args...)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return p
+}
+
+// startEtcd starts an etcd of its own, or starts it again over the same data.
+func (w *world) startEtcd() {
+	w.Helper()
+	w.registry = "etcd://" + w.at(2379)
+	w.etcd = w.start("etcd", "etcd", "--state-dir", w.path("etcd"), "--listen", w.at(2379), "--log-format", "text")
+}
+
+// startProxy starts HAProxy as in a container of its own.
+func (w *world) startProxy() {
+	w.Helper()
+	w.external = true
+	w.proxy = w.start("haproxy", append([]string{"haproxy"}, w.haproxyFlags()...)...)
+}
+
+// startAgent starts the agent, and waits until a configuration is in force.
+func (w *world) startAgent() {
+	w.Helper()
+	mode := "managed"
+	if w.external {
+		mode = "external"
+	}
+	w.boots++
+	w.agent = w.start("agent", append(append([]string{
+		"run", "--registry", w.registry, "--advertise", w.host, "--node", "here", "--state-dir", w.path("state"),
+		"--haproxy", mode, "--http-listen", w.httpAddr(), "--stats-listen", w.at(8405), "--admin", w.adminAddr(), "--log-format", "text",
+	}, w.haproxyFlags()...), w.extra...)...)
+	w.until("the agent is ready", func() error { return w.get(w.adminAddr(), "/readyz", "").ok() })
+}
+
+// startAll starts what a user has: with "embedded" one process that holds all, with "etcd" an etcd,
+// an external HAProxy and the agent.
+func (w *world) startAll(registry string) {
+	w.Helper()
+	if registry == etcdURL {
+		w.startEtcd()
+		w.startProxy()
+	}
+	w.startAgent()
+}
+
+// app is a whoami that is to be started.
+type app struct {
+	service string
+	grace   string // what it does after its stop signal: "1s" accepts on, "0s" exits at once
+	delay   string // before it listens
+	publish bool
+	labels  map[string]string // more of them
+	name    string
+}
+
+func (a app) host() string { return a.service + ".example.test" }
+
+// run starts a container of the app.
+func (w *world) container(a app) *enginetest.Container {
+	w.Helper()
+	labels := map[string]string{"sidekick.service": a.service, "sidekick.host": a.host()}
+	if a.service == "" {
+		labels = map[string]string{}
+	}
+	for k, v := range a.labels {
+		labels[k] = v
+	}
+	env := map[string]string{}
+	if a.grace != "" {
+		env["GRACE"] = a.grace
+	}
+	if a.delay != "" {
+		env["DELAY"] = a.delay
+	}
+	spec := enginetest.Spec{Image: programs.image, Name: a.name, Network: w.run, Labels: labels, Env: env}
+	if a.publish {
+		spec.Publish = map[string]string{"8000/tcp": w.host + ":0"}
+	}
+	box, err := w.engine.Start(w.ctx, spec)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return box
+}
+
+// load begins a steady load on the app: GET and POST, keep-alive and not, two workers each. The
+// test's end is also its end.
+func (w *world) load(a app) *load.Run {
+	w.Helper()
+	run := load.Start(w.ctx, load.Options{Target: w.httpAddr(), Host: a.host(), Workers: workersPerKind, Pause: 5 * time.Millisecond})
+	w.Cleanup(func() { run.Stop() })
+	return run
+}
+
+const workersPerKind = 2
+
+// flows waits until the load has seen that many more answers, so that a fault has had its chance.
+func (w *world) flows(run *load.Run, answers int) {
+	w.Helper()
+	from := run.Now().OK
+	w.until(fmt.Sprintf("%d more answers", answers), func() error {
+		if now := run.Now(); now.OK-from < answers {
+			return fmt.Errorf("%d so far: %s", now.OK-from, now)
+		}
+		return nil
+	})
+}
+
+// noneFailed ends the load and asserts that not one request failed.
+func (w *world) noneFailed(run *load.Run) load.Report {
+	w.Helper()
+	report := run.Stop()
+	w.Logf("load: %s", report)
+	if report.Failed > 0 || report.Sent == 0 {
+		w.Errorf("%d of %d requests failed, want 0 of many", report.Failed, report.Sent)
+	}
+	return report
+}
+
+// haproxies are the processes that run HAProxy with this world's configuration.
+func (w *world) haproxies() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		w.Fatal(err)
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue
+		}
+		words := strings.Split(string(cmdline), "\x00")
+		if filepath.Base(words[0]) == "haproxy" && strings.Contains(string(cmdline), w.config()) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// killHAProxy kills every HAProxy process of this world, as the end of its container does.
+func (w *world) killHAProxy() {
+	w.Helper()
+	pids := w.haproxies()
+	if len(pids) == 0 {
+		w.Fatal("no HAProxy runs")
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may go along with its master
+	}
+}
+
+// check fails the test at once on an error.
+func (w *world) check(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
