@@ -31,7 +31,7 @@ func benchContainers(ctx context.Context, binary, whoami string, count int, boun
 	if err := engine.BuildImage(ctx, "sidekick-bench/whoami", whoami, "8000/tcp"); err != nil {
 		return err
 	}
-	if err := engine.Network(ctx, "sidekick-bench"); err != nil {
+	if _, err := engine.Network(ctx, "sidekick-bench"); err != nil {
 		return err
 	}
 	if err := b.fill(ctx, 100); err != nil {

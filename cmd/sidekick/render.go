@@ -96,7 +96,7 @@ func (s *settings) catalogFor(ctx context.Context, o renderOptions) (*service.Ca
 	}
 	text, err := os.ReadFile(o.catalog)
 	if err != nil {
-		return nil, fmt.Errorf("--catalog: %w", err)
+		return nil, usageError{fmt.Errorf("--catalog: %w", err)}
 	}
 	catalog, err := service.ParseFile(text)
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *settings) newRenderer() (*render.Renderer, error) {
 	}
 	text, err := os.ReadFile(s.template)
 	if err != nil {
-		return nil, fmt.Errorf("--template: %w", err)
+		return nil, usageError{fmt.Errorf("--template: %w", err)}
 	}
 	return render.New(s.template, string(text), s.renderSettings())
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // collector reads the state at each scrape, so that no metric can lag behind what is shown
@@ -78,7 +80,7 @@ func (s *State) counts() (states, rejected map[string]int) {
 	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0}
 	rejected = map[string]int{"label": 0, "value": 0, "key": 0}
 	for _, r := range local {
-		if r.Kind == kindHeld {
+		if r.Kind == service.HeldByCheck {
 			states[stateStarting]++
 			continue
 		}
@@ -90,8 +92,8 @@ func (s *State) counts() (states, rejected map[string]int) {
 	for _, r := range catalog.Rejected {
 		rejected[r.Kind]++
 	}
-	for _, service := range catalog.Services {
-		for _, i := range service.Instances {
+	for _, group := range catalog.Services {
+		for _, i := range group.Instances {
 			states[string(i.State)]++
 		}
 	}

@@ -15,9 +15,6 @@ const (
 	stateRejected = "rejected" // breaks a rule
 )
 
-// kindHeld marks a rejection that is only a wait: the gate holds the instance back.
-const kindHeld = "check"
-
 // Service is one service in /api/v1/services and `sidekick services -o json`.
 type Service struct {
 	Name      string     `json:"name"`
@@ -83,7 +80,7 @@ func modelled(s *render.Service, now time.Time) Service {
 func addRejected(list []Service, r service.Rejection) []Service {
 	name := cmp.Or(r.Service, r.Name, r.ID)
 	state := stateRejected
-	if r.Kind == kindHeld {
+	if r.Kind == service.HeldByCheck {
 		state = stateStarting
 	}
 	instance := Instance{ID: cmp.Or(r.ID, r.Name), Node: r.Node, State: state, Why: r.Reason}

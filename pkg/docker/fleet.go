@@ -144,7 +144,7 @@ func (f *fleet) unreadable(id string, err error) bool {
 	if t.failures == patience && t.run == nil {
 		delete(f.awaited, id)
 		t.failed = &service.Rejection{
-			Kind: kindContainer, Node: f.host.node, ID: id[:min(len(id), 12)], Name: id[:min(len(id), 12)],
+			Kind: service.RejectedContainer, Node: f.host.node, ID: id[:min(len(id), 12)], Name: id[:min(len(id), 12)],
 			Reason: "the engine does not describe the container: " + oneLine(err),
 		}
 		f.changed = true

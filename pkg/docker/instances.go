@@ -29,13 +29,6 @@ type run struct {
 	rejected  []service.Rejection
 }
 
-// What a Rejection of this package can be about.
-const (
-	kindLabel     = "label"
-	kindAddress   = "address"
-	kindContainer = "container"
-)
-
 // The defaults of the check's options.
 const (
 	checkInterval = 5 * time.Second
@@ -66,7 +59,7 @@ func (h host) read(v *view) *run {
 	for _, d := range h.definitions(v.labels) {
 		i, err := h.instance(v, &d)
 		if err == nil && seen[i.ID] {
-			err = refusal{kindLabel, fmt.Errorf("container %s declares port %d of the service %s twice", v.name, i.Port, i.Service)}
+			err = refusal{service.RejectedLabel, fmt.Errorf("container %s declares port %d of the service %s twice", v.name, i.Port, i.Service)}
 		}
 		if err != nil {
 			r.rejected = append(r.rejected, h.rejection(v, cmp.Or(d.Service, h.serviceName(v)), err))
@@ -94,19 +87,19 @@ func (h host) definitions(labels map[string]string) []service.Definition {
 func (h host) instance(v *view, d *service.Definition) (service.Instance, error) {
 	none := service.Instance{}
 	if d.Err != nil {
-		return none, refusal{kindLabel, d.Err}
+		return none, refusal{service.RejectedLabel, d.Err}
 	}
 	port, err := v.port(d.Port)
 	if err != nil {
-		return none, refusal{kindLabel, err}
+		return none, refusal{service.RejectedLabel, err}
 	}
 	where, err := h.place(v, d, port)
 	if err != nil {
-		return none, refusal{kindAddress, err}
+		return none, refusal{service.RejectedAddress, err}
 	}
 	check, err := v.check(d, where.target)
 	if err != nil {
-		return none, refusal{kindLabel, err}
+		return none, refusal{service.RejectedLabel, err}
 	}
 	name := cmp.Or(d.Service, h.serviceName(v))
 	i := service.Instance{
@@ -122,7 +115,7 @@ func (h host) instance(v *view, d *service.Definition) (service.Instance, error)
 	// What cannot be written would keep the registry from taking all the others, so it is left out
 	// here, alone.
 	if _, err := i.Encode(); err != nil {
-		return none, refusal{kindLabel, err}
+		return none, refusal{service.RejectedLabel, err}
 	}
 	return i, nil
 }
@@ -228,7 +221,7 @@ func count(options map[string]string, name string, into *int) error {
 
 // rejection reports a service of a container that is left out.
 func (h host) rejection(v *view, name string, err error) service.Rejection {
-	kind := kindLabel
+	kind := service.RejectedLabel
 	if r := (refusal{}); errors.As(err, &r) {
 		kind = r.kind
 	}

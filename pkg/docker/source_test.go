@@ -376,7 +376,7 @@ func TestRejections(t *testing.T) {
 	}
 	w.eventually(t, "rejection", func() bool {
 		return len(w.rejected) == 1 && w.rejected[0].Name == "c2" && w.rejected[0].Service == "web" &&
-			w.rejected[0].Kind == kindLabel && !strings.ContainsAny(w.rejected[0].Reason, "\n") && len(w.rejected[0].Reason) < 1100
+			w.rejected[0].Kind == service.RejectedLabel && !strings.ContainsAny(w.rejected[0].Reason, "\n") && len(w.rejected[0].Reason) < 1100
 	})
 	e.Die(hostile.ID)
 	w.eventually(t, "no rejection", func() bool { return len(w.rejected) == 0 })

@@ -58,6 +58,9 @@ func (l *loop) audit(ctx context.Context) {
 	l.mu.Lock()
 	l.view.Differences = m.count
 	l.mu.Unlock()
+	if err := l.change(ctx, m.left); err != nil {
+		l.cfg.Log.WithError(err).Debug("servers cannot be deleted yet")
+	}
 	if m.count == 0 {
 		return
 	}

@@ -34,7 +34,8 @@ type Config struct {
 	DrainLimit     time.Duration // how long sessions of a removed server may go on; 0 is 30 s
 
 	Log logrus.FieldLogger
-	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil.
+	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil. Neither
+	// hook may call Apply; both may be called from several goroutines.
 	Report func(error)
 	// Applied is told about each attempt that did or wanted to do something. It may be nil.
 	Applied func(Result, error)

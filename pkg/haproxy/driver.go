@@ -142,16 +142,15 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	if d.running == nil && d.unknown.needed() {
 		diff.reason = d.unknown
 	}
+	res := none
 	n, err := d.runtimePart(ctx, want, diff)
-	res := Result{How: HowRuntime, Commands: n}
-	if n == 0 {
-		res.How = HowNone
+	if n > 0 {
+		res = Result{How: HowRuntime, Commands: n}
 	}
 	var refused *commandError
-	switch {
-	case errors.As(err, &refused):
+	if errors.As(err, &refused) {
 		diff.reload(ReasonRefused, err.Error())
-	case err != nil:
+	} else if err != nil {
 		return res, 0, err
 	}
 	if !diff.reason.needed() {
@@ -252,11 +251,15 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if err != nil {
 		return err
 	}
-	if m := compare(files[0].Text(), live, d.can, d.isLeaving); m.count == 0 {
-		d.running, d.onDisk = files, files
-		return d.store.writeApplied(files, i.worker)
+	m := compare(files[0].Text(), live, d.can, d.isLeaving)
+	if m.count > 0 {
+		return nil
 	}
-	return nil
+	if err := d.change(ctx, m.left); err != nil {
+		return err
+	}
+	d.running, d.onDisk = files, files
+	return d.store.writeApplied(files, i.worker)
 }
 
 // believed returns the files on disk if the worker surely runs them: it did so when we last looked,

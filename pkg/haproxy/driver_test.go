@@ -114,10 +114,15 @@ func files(text string) render.Files {
 // apply applies a text by a direct call, waiting for a HAProxy that is being started.
 func (b *bench) apply(t testing.TB, text string) Result {
 	t.Helper()
+	return b.applyFiles(t, files(text))
+}
+
+func (b *bench) applyFiles(t testing.TB, want render.Files) Result {
+	t.Helper()
 	var res Result
 	haproxytest.Until(t, "the text to be applied", func() bool {
 		var err error
-		res, err = b.driver.Apply(t.Context(), files(text))
+		res, err = b.driver.Apply(t.Context(), want)
 		if asRefused(err) != nil {
 			t.Fatalf("apply: %v", err)
 		}

@@ -32,7 +32,7 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 	if err := os.MkdirAll(filepath.Dir(d.cfg.Path), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
 		return fmt.Errorf("directory of haproxy's configuration: %w", err)
 	}
-	if err := d.store.tidy(); err != nil {
+	if err := d.tidy(ctx); err != nil {
 		return fmt.Errorf("remove what a crash left: %w", err)
 	}
 	if d.child == nil {
@@ -53,6 +53,15 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// tidy removes what a crash left, while nobody else is at work.
+func (d *Driver) tidy(ctx context.Context) error {
+	if err := d.acquire(ctx); err != nil {
+		return err
+	}
+	defer d.release()
+	return d.store.tidy()
 }
 
 // loop is the state of Run. A zero time means never.

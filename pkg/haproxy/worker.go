@@ -139,6 +139,9 @@ type mismatch struct {
 	repair []Command
 	reload string // why commands cannot mend it, "" if they can
 	count  int
+	// left are servers that nobody wants and that are out of service: removed by a driver before us,
+	// they only wait for their deletion and are no mismatch.
+	left []Command
 }
 
 // compare holds the running servers against a text. Servers that wait for their deletion are no
@@ -225,6 +228,10 @@ func (m *mismatch) extra(s liveServer, p *proxy, leaving func(string) bool) {
 	mend := proxyChange{before: p, after: p}
 	if why := mend.remove(&server{name: s.name}); why != "" {
 		m.reloadFor(s.backend + "/" + s.name + " runs and is not wanted: " + why)
+		return
+	}
+	if s.maint {
+		m.left = append(m.left, mend.down...)
 		return
 	}
 	m.repair = append(m.repair, mend.down...)

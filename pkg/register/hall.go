@@ -11,9 +11,6 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// kindCheck is the kind of the Rejections that tell what the gate holds back.
-const kindCheck = "check"
-
 // healthy is Docker's word for a HEALTHCHECK that passes.
 const healthy = "healthy"
 
@@ -209,7 +206,7 @@ func (h *hall) tell(held []service.Rejection) {
 
 func rejected(i *service.Instance, reason string) service.Rejection {
 	return service.Rejection{
-		Kind: kindCheck, Service: i.Service, Node: i.Node, ID: i.ID, Name: i.Name, Reason: "not let through: " + reason,
+		Kind: service.HeldByCheck, Service: i.Service, Node: i.Node, ID: i.ID, Name: i.Name, Reason: "not let through: " + reason,
 	}
 }
 

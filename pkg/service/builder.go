@@ -146,19 +146,19 @@ func (b *Builder) membersOf(i *Instance) *list[*Instance] {
 func decode(prefix, key string, value []byte) *entry {
 	k, err := ParseKey(prefix, key)
 	if err != nil {
-		return &entry{rejected: &Rejection{Kind: "key", Name: printKey(key), Reason: err.Error()}}
+		return &entry{rejected: &Rejection{Kind: RejectedKey, Name: printKey(key), Reason: err.Error()}}
 	}
 	switch k.Kind {
 	case KeyInstance:
 		i, err := DecodeInstance(k.Node, k.ID, value)
 		if err != nil {
-			return &entry{rejected: &Rejection{Kind: "value", Node: k.Node, ID: k.ID, Name: printKey(key), Reason: oneLine(err)}}
+			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, ID: k.ID, Name: printKey(key), Reason: oneLine(err)}}
 		}
 		return &entry{instance: &i}
 	case KeyNode:
 		n, err := DecodeNode(k.Node, value)
 		if err != nil {
-			return &entry{rejected: &Rejection{Kind: "value", Node: k.Node, Name: printKey(key), Reason: oneLine(err)}}
+			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, Name: printKey(key), Reason: oneLine(err)}}
 		}
 		return &entry{node: &n}
 	case KeyOverride, KeyAsk, KeyAnswer:

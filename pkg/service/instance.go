@@ -99,10 +99,20 @@ type Node struct {
 	Started time.Time `json:"started,omitzero"`
 }
 
+// Kinds of rejection, for counting.
+const (
+	RejectedKey       = "key"       // a registry key that no agent writes
+	RejectedValue     = "value"     // a registry value that breaks a rule
+	RejectedLabel     = "label"     // labels that break a rule
+	RejectedAddress   = "address"   // a container that cannot be reached as its labels ask
+	RejectedContainer = "container" // a container that the engine tells nothing about
+	HeldByCheck       = "check"     // not rejected for good: its check has not succeeded yet
+)
+
 // Rejection names something that is left out, and why. It is what people read when they ask why a
 // thing is not routed.
 type Rejection struct {
-	Kind    string // what was left out: "label", "value", "key", "address", "node"
+	Kind    string // one of the kinds above
 	Service string // as far as known
 	Node    string
 	ID      string

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -39,8 +38,9 @@ type session struct {
 	guard   clientv3.Cmp     // holds while this session owns the node
 	older   clientv3.LeaseID // of the session taken over, 0 if none; empty once Set has succeeded
 
-	keys       map[string]stored // what the registry holds of the node; nil while that is unknown
-	complained map[string]string // instances left out and why, so that it is logged once
+	keys       map[string]stored  // what the registry holds of the node; nil while that is unknown
+	encoded    map[string]encoded // the last set
+	complained map[string]string  // instances left out and why, so that it is logged once
 
 	once  sync.Once
 	err   error         // why done is closed; read only after that
@@ -100,47 +100,29 @@ func (s *session) Set(ctx context.Context, want []service.Instance) error {
 	return nil
 }
 
-// encode gives the keys and values of those instances that may be written.
-func (s *session) encode(want []service.Instance) map[string]string {
-	values := make(map[string]string, len(want))
-	complaints := map[string]string{}
-	for n := range want {
-		i := &want[n]
-		key := i.Key(s.prefix)
-		value, err := i.Encode()
-		switch _, twice := values[key]; {
-		case i.Node != s.node:
-			err = fmt.Errorf("it is of node %q", i.Node)
-		case err == nil && twice:
-			err = errors.New("its id is taken by another instance of this node")
-		}
-		if err != nil {
-			complaints[key] = err.Error()
-			if s.complained[key] != err.Error() {
-				s.log.WithError(err).WithFields(logrus.Fields{"id": i.ID, "service": i.Service}).Warn("instance cannot be registered")
-			}
-			continue
-		}
-		values[key] = string(value)
-	}
-	s.complained = complaints
-	return values
-}
-
 // ops are the fewest writes that make the node's keys what is wanted under that lease, in the order
 // of keys. What is new comes before what goes, so that a replaced instance's service is never
 // without both.
-func (s *session) ops(want map[string]string, lease clientv3.LeaseID) []clientv3.Op {
-	var ops []clientv3.Op
-	for _, key := range slices.Sorted(maps.Keys(want)) {
-		if w := (stored{want[key], lease}); s.keys[key] != w {
-			ops = append(ops, clientv3.OpPut(key, w.value, clientv3.WithLease(lease)))
+func (s *session) ops(want map[string]encoded, lease clientv3.LeaseID) []clientv3.Op {
+	var put, gone []string
+	for key, w := range want {
+		if s.keys[key] != (stored{w.value, lease}) {
+			put = append(put, key)
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(s.keys)) {
+	for key := range s.keys {
 		if _, ok := want[key]; !ok {
-			ops = append(ops, clientv3.OpDelete(key))
+			gone = append(gone, key)
 		}
+	}
+	slices.Sort(put)
+	slices.Sort(gone)
+	var ops []clientv3.Op
+	for _, key := range put {
+		ops = append(ops, clientv3.OpPut(key, want[key].value, clientv3.WithLease(lease)))
+	}
+	for _, key := range gone {
+		ops = append(ops, clientv3.OpDelete(key))
 	}
 	return ops
 }
@@ -261,9 +243,9 @@ func (s *session) part(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	have := make(map[string]string, len(s.keys))
+	have := make(map[string]encoded, len(s.keys))
 	for key, k := range s.keys {
-		have[key] = k.value
+		have[key] = encoded{value: k.value}
 	}
 	ops := append(s.ops(have, parting.ID),
 		clientv3.OpPut(service.NodeKey(s.prefix, s.node), s.nodeValue, clientv3.WithLease(parting.ID)))

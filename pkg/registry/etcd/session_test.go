@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -245,9 +247,32 @@ func TestOpenWithoutARegistryFailsInTime(t *testing.T) {
 	}
 }
 
-func BenchmarkSetOneChangeOf1000(b *testing.B) {
+func TestSameSeesEveryField(t *testing.T) {
+	unlike := service.Instance{
+		Node: "n", ID: "i", Service: "s", Address: netip.MustParseAddr("10.0.0.1"), Port: 1, State: service.Draining, Weight: 1,
+		Mode: service.TCP, Hosts: []string{"h"}, Path: "/p", Listen: 1, Scope: service.ScopeNode, Container: "c", Name: "n",
+		Zone: "z", Started: time.Unix(1, 0), Options: map[string]string{"o": ""}, Tags: []string{"t"}, Meta: map[string]string{"m": ""},
+		Check: &service.Check{},
+	}
+	fields := reflect.TypeFor[service.Instance]()
+	for n := range fields.NumField() {
+		var a, b service.Instance
+		reflect.ValueOf(&b).Elem().Field(n).Set(reflect.ValueOf(unlike).Field(n))
+		name := fields.Field(n).Name
+		if reflect.DeepEqual(a, b) {
+			t.Fatalf("field %s is missing in this test", name)
+		}
+		if got, want := same(&a, &b), name == "Check"; got != want { // the only one that no value has
+			t.Errorf("instances that differ in %s: same = %v, want %v", name, got, want)
+		}
+	}
+}
+
+// BenchmarkSet measures one call of Set with 1,000 instances beside a bare put of one value.
+func BenchmarkSet(b *testing.B) {
 	srv := newServer(b)
-	s, err := newRegistry(srv.dial(b), registrytest.Node("a", "agent-a")).Open(limited(b))
+	c := srv.dial(b)
+	s, err := newRegistry(c, registrytest.Node("a", "agent-a")).Open(limited(b))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -259,11 +284,26 @@ func BenchmarkSetOneChangeOf1000(b *testing.B) {
 	if err := s.Set(b.Context(), want); err != nil {
 		b.Fatal(err)
 	}
-	b.ReportAllocs()
-	for n := 0; b.Loop(); n++ {
-		want[500].Weight = n % 2
-		if err := s.Set(b.Context(), want); err != nil {
-			b.Fatal(err)
+	set := func(b *testing.B, change int) {
+		b.ReportAllocs()
+		for n := 0; b.Loop(); n++ {
+			want[500].Weight = (n * change) % 200
+			if err := s.Set(b.Context(), want); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
+	b.Run("one change", func(b *testing.B) { set(b, 1) })
+	b.Run("no change", func(b *testing.B) { set(b, 0) })
+	b.Run("bare put", func(b *testing.B) {
+		v, err := want[0].Encode()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if _, err := c.Put(b.Context(), "/bare", string(v)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -1,0 +1,205 @@
+package admin
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// clock is the tests' time.
+func clock() time.Time { return time.Date(2026, 11, 22, 10, 1, 0, 0, time.UTC) }
+
+func testState(t *testing.T) *State {
+	t.Helper()
+	proxy := func() Proxy {
+		return Proxy{Mode: "managed", InStep: true, State: "in step", Reloads: map[string]uint64{"section": 3}, RuntimeCommands: 7, OldWorkers: 1}
+	}
+	return NewState("host1", "v1", []Stage{StageWatch, StageRender}, proxy, clock)
+}
+
+func testCatalog(t *testing.T) *service.Catalog {
+	t.Helper()
+	catalog, err := service.ParseFile([]byte(`{"revision":42,"items":{
+		"/sidekick/v1/nodes/host1":{"agent":"a","address":"192.0.2.5","version":"v1","started":"2026-11-22T09:00:00Z"},
+		"/sidekick/v1/instances/host1/c1.web.80":{"service":"web","address":"192.0.2.5","port":32768,"hosts":["shop.example.com"],"started":"2026-11-22T10:00:00Z"},
+		"/sidekick/v1/instances/host2/c2.web.80":{"service":"web","address":"192.0.2.6","port":32769,"hosts":["shop.example.com"],"state":"draining","weight":0,"started":"2026-11-22T10:00:30Z"},
+		"/sidekick/v1/instances/host2/bad":{"service":"web","address":"nowhere","port":1}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return catalog
+}
+
+func get(t *testing.T, s *State, path string) (int, string) {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	Handler(s).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+	body, err := io.ReadAll(recorder.Result().Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return recorder.Code, string(body)
+}
+
+// The names and types of the fields are a promise to other programs: docs/formats.md.
+func TestServicesFormat(t *testing.T) {
+	s := testState(t)
+	catalog := testCatalog(t)
+	s.SetCatalog(catalog, true, time.Time{})
+	s.SetModel(render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil))
+	s.SetRejected("docker")([]service.Rejection{{Kind: "label", Service: "web", Node: "host1", ID: "c9.web.80", Reason: "sidekick.port=x: no port"}})
+	s.SetRejected("gate")([]service.Rejection{{Kind: service.HeldByCheck, Service: "slow", Node: "host1", ID: "c8.slow.80", Reason: "does not answer yet"}})
+
+	_, body := get(t, s, "/api/v1/services")
+	var got []map[string]any
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	names := []any{}
+	for _, service := range got {
+		names = append(names, service["name"])
+	}
+	if diff := cmp.Diff(names, []any{"/sidekick/v1/instances/host2/bad", "slow", "web"}); diff != "" {
+		t.Fatalf("services (- got, + want):\n%s", diff)
+	}
+	web := got[2]
+	instances := web["instances"].([]any)
+	delete(web, "instances")
+	if diff := cmp.Diff(web, map[string]any{"name": "web", "mode": "http", "hosts": []any{"shop.example.com"}, "path": "/", "listen": 0.0}); diff != "" {
+		t.Errorf("service (- got, + want):\n%s", diff)
+	}
+	want := map[string]any{
+		"id": "c1.web.80", "node": "host1", "address": "192.0.2.5", "port": 32768.0, "state": "ready",
+		"weight": 100.0, "routed": true, "why": "", "age_seconds": 60.0,
+	}
+	if diff := cmp.Diff(instances[0], any(want)); diff != "" {
+		t.Errorf("instance (- got, + want):\n%s", diff)
+	}
+	draining, rejected := instances[1].(map[string]any), instances[2].(map[string]any)
+	if draining["routed"] != false || draining["why"] == "" {
+		t.Errorf("the draining instance is listed as %v, want not routed, with a reason", draining)
+	}
+	if rejected["state"] != "rejected" || rejected["why"] != "sidekick.port=x: no port" {
+		t.Errorf("the rejected instance is listed as %v", rejected)
+	}
+	if slow := got[1]["instances"].([]any)[0].(map[string]any); slow["state"] != "starting" {
+		t.Errorf("the instance that does not answer yet is listed as %v", slow)
+	}
+}
+
+func TestEmptyListIsAList(t *testing.T) {
+	if _, body := get(t, testState(t), "/api/v1/services"); strings.TrimSpace(body) != "[]" {
+		t.Errorf("services without a catalog = %s, want []", body)
+	}
+	if _, body := get(t, testState(t), "/api/v1/nodes"); strings.TrimSpace(body) != "[]" {
+		t.Errorf("nodes without a catalog = %s, want []", body)
+	}
+}
+
+func TestCatalogFormatCanBeReadAgain(t *testing.T) {
+	s := testState(t)
+	if code, _ := get(t, s, "/api/v1/services?format=catalog"); code != http.StatusServiceUnavailable {
+		t.Errorf("status without a catalog = %d, want 503", code)
+	}
+	s.SetCatalog(testCatalog(t), true, time.Time{})
+	_, body := get(t, s, "/api/v1/services?format=catalog")
+	again, err := service.ParseFile([]byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Revision != 42 || len(again.Services) != 1 || len(again.Services[0].Instances) != 2 {
+		t.Errorf("the catalog came back as %+v", again)
+	}
+}
+
+// Ready means that a catalog is in force, live or cached; alive means only that the agent answers.
+func TestHealth(t *testing.T) {
+	s := testState(t)
+	steps := []struct {
+		name string
+		do   func()
+		code int
+		says string
+	}{
+		{"nothing known", func() {}, 503, "no catalog yet"},
+		{"cached, not in force", func() { s.SetCatalog(testCatalog(t), false, clock().Add(-time.Hour)) }, 503, "not in force yet"},
+		{"cached, in force", s.SetInForce, 200, "cached catalog in force, saved 2026-11-22T09:01:00Z"},
+		{"live", func() { s.SetCatalog(testCatalog(t), true, time.Time{}) }, 200, "live catalog in force"},
+	}
+	for _, step := range steps {
+		step.do()
+		code, body := get(t, s, "/readyz")
+		if code != step.code || !strings.Contains(body, step.says) {
+			t.Errorf("%s: /readyz = %d %q, want %d with %q", step.name, code, body, step.code, step.says)
+		}
+		if code, _ := get(t, s, "/healthz"); code != http.StatusOK {
+			t.Errorf("%s: /healthz = %d, want 200", step.name, code)
+		}
+	}
+}
+
+// In step is only who has succeeded in every stage, and has a live catalog.
+func TestStatusInStep(t *testing.T) {
+	s := testState(t)
+	inStep := func() bool { return s.Status().InStep }
+	if inStep() {
+		t.Error("in step before anything happened")
+	}
+	s.SetCatalog(testCatalog(t), true, time.Time{})
+	s.Report(StageWatch)(nil)
+	s.Report(StageRender)(nil)
+	if !inStep() {
+		t.Errorf("not in step although all succeeded: %+v", s.Status())
+	}
+	s.Report(StageRender)(errors.New("template: no such field"))
+	if inStep() {
+		t.Error("in step with a failing stage")
+	}
+	s.Report(StageRender)(nil)
+	s.SetCatalog(testCatalog(t), false, clock())
+	if inStep() {
+		t.Error("in step with a cached catalog")
+	}
+}
+
+// The names of metrics are a promise too.
+func TestMetrics(t *testing.T) {
+	s := testState(t)
+	s.SetCatalog(testCatalog(t), true, time.Time{})
+	s.Report(StageWatch)(nil)
+	s.Report(StageRender)(errors.New("broken"))
+	s.SetRejected("docker")([]service.Rejection{{Kind: "label"}, {Kind: service.HeldByCheck}})
+	_, body := get(t, s, "/metrics")
+	for _, want := range []string{
+		`sidekick_stage_last_success_timestamp_seconds{stage="watch"} 1.79534166e+09`,
+		`sidekick_stage_last_success_timestamp_seconds{stage="render"} 0`,
+		`sidekick_stage_errors_total{stage="render"} 1`,
+		`sidekick_reloads_total{reason="section"} 3`,
+		`sidekick_runtime_commands_total 7`,
+		`sidekick_registry_revision 42`,
+		`sidekick_registry_staleness_seconds 0`,
+		`sidekick_proxy_differences 0`,
+		`sidekick_old_workers 1`,
+		`sidekick_instances{state="ready"} 1`,
+		`sidekick_instances{state="draining"} 1`,
+		`sidekick_instances{state="starting"} 1`,
+		`sidekick_rejected{kind="label"} 1`,
+		`sidekick_rejected{kind="value"} 1`,
+		`sidekick_services 1`,
+		`sidekick_in_step 0`,
+	} {
+		if !strings.Contains(body, "\n"+want+"\n") {
+			t.Errorf("metrics lack %q", want)
+		}
+	}
+}

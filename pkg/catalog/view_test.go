@@ -1,0 +1,461 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	"go.uber.org/goleak"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const prefix = "/sidekick"
+
+func instance(name string, n int) service.Instance {
+	return service.Instance{
+		Node: "a", ID: fmt.Sprintf("c%d.%s.80", n, name), Service: name,
+		Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), Port: 80,
+		State: service.Ready, Weight: service.DefaultWeight, Mode: service.HTTP, Path: "/",
+	}
+}
+
+// registry is a registry's content, which makes catalogs as a Watcher does.
+type registry struct {
+	t   *testing.T
+	b   *service.Builder
+	rev int64
+}
+
+func newRegistry(t *testing.T) *registry {
+	return &registry{t: t, b: service.NewBuilder(prefix)}
+}
+
+// with makes these services, with one instance each, all that there is.
+func (r *registry) with(names ...string) *service.Catalog {
+	r.rev++
+	r.b.Replace(func(yield func(string, []byte) bool) {
+		for n, name := range names {
+			i := instance(name, 1+n)
+			i.ID = "c." + name
+			v, err := i.Encode()
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			if !yield(i.Key(prefix), v) {
+				return
+			}
+		}
+	})
+	return r.b.Catalog(r.rev)
+}
+
+// running is a View that runs.
+type running struct {
+	in     chan *service.Catalog
+	out    chan *Snapshot
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func run(t *testing.T, v *View) *running {
+	t.Helper()
+	if v.Log == nil {
+		log := logrus.New()
+		log.SetOutput(io.Discard)
+		v.Log = log
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{in: make(chan *service.Catalog), out: make(chan *Snapshot), cancel: cancel, done: make(chan error)}
+	go func() { r.done <- v.Run(ctx, r.in, r.out) }()
+	return r
+}
+
+func (r *running) stop(t *testing.T) {
+	t.Helper()
+	r.cancel()
+	if err := <-r.done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run returned %v, want %v", err, context.Canceled)
+	}
+}
+
+// text writes a snapshot as a list of its services, those without instances in parentheses.
+func text(s *Snapshot) string {
+	var all []string
+	for _, svc := range s.Catalog.Services {
+		if len(svc.Instances) == 0 {
+			all = append(all, "("+svc.Name+")")
+		} else {
+			all = append(all, svc.Name)
+		}
+	}
+	if !s.Live {
+		all = append(all, "from disk")
+	}
+	return strings.Join(all, " ")
+}
+
+func (r *running) want(t *testing.T, want string) *Snapshot {
+	t.Helper()
+	s := <-r.out
+	if got := text(s); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	return s
+}
+
+func (r *running) wantNothing(t *testing.T) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case s := <-r.out:
+		t.Errorf("got %q, want nothing", text(s))
+	default:
+	}
+}
+
+func TestEmptyServicesAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{KeepEmpty: time.Hour})
+		r.in <- reg.with("a", "b", "c")
+		r.want(t, "a b c")
+		time.Sleep(time.Minute)
+		r.in <- reg.with("a")
+		first := r.want(t, "a (b) (c)")
+		if got := first.Catalog.Service("b").Spec.Path; got != "/" {
+			t.Errorf("the empty service lost its path: %q", got)
+		}
+		time.Sleep(time.Minute)
+		r.in <- reg.with("a", "c")
+		second := r.want(t, "a (b) c")
+		if first.Catalog.Service("b") != second.Catalog.Service("b") {
+			t.Error("an empty service that did not change is another value")
+		}
+		time.Sleep(2 * time.Hour)
+		r.wantNothing(t) // dropping it alone would cost a reload
+		r.in <- reg.with("c")
+		r.want(t, "(a) (b) c")
+		time.Sleep(time.Minute)
+		r.in <- reg.with("c", "new")
+		r.want(t, "(a) c new") // b went with a reload that happens anyway
+		r.stop(t)
+	})
+}
+
+func TestNothingIsKeptWithoutKeepEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{})
+		r.in <- reg.with("a", "b")
+		r.want(t, "a b")
+		r.in <- reg.with("a")
+		r.want(t, "a")
+		r.stop(t)
+	})
+}
+
+func TestEqualCatalogsAreNotPassed(t *testing.T) { // P11
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{KeepEmpty: time.Hour})
+		r.in <- reg.with("a", "b")
+		r.want(t, "a b")
+		r.in <- reg.with("a")
+		r.want(t, "a (b)")
+		for range 3 {
+			r.in <- reg.with("a")
+			time.Sleep(time.Second)
+			r.wantNothing(t)
+		}
+		r.stop(t)
+	})
+}
+
+func TestBurstBecomesTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{Settle: 10 * time.Millisecond, SettleMax: 250 * time.Millisecond})
+		start := time.Now()
+		r.in <- reg.with("a")
+		r.want(t, "a")
+		if took := time.Since(start); took != 0 {
+			t.Errorf("a lone change took %v, want no delay", took)
+		}
+		r.in <- reg.with("a", "b")
+		r.in <- reg.with("a", "b", "c")
+		r.want(t, "a b c")
+		if took := time.Since(start); took != 10*time.Millisecond {
+			t.Errorf("the burst took %v, want %v", took, 10*time.Millisecond)
+		}
+		r.stop(t)
+	})
+}
+
+func TestSlowReaderStallsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{})
+		for n := range 50 {
+			r.in <- reg.with("a", fmt.Sprint("s", n))
+		}
+		time.Sleep(time.Second)
+		r.want(t, "a s49")
+		r.stop(t)
+	})
+}
+
+func TestColdStartServesTheCopy(t *testing.T) { // P4, F3
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		v := View{CachePath: path, Source: prefix, KeepEmpty: time.Hour, MaxCacheAge: 24 * time.Hour}
+		first := v
+		reg := newRegistry(t)
+		r := run(t, &first)
+		r.in <- reg.with("a", "b")
+		r.want(t, "a b")
+		synctest.Wait() // what is new is written at once
+		r.stop(t)
+
+		time.Sleep(time.Hour)
+		start := time.Now()
+		second := v
+		r = run(t, &second)
+		s := r.want(t, "a b from disk")
+		if took := time.Since(start); took != 500*time.Millisecond {
+			t.Errorf("the copy came after %v, want %v", took, 500*time.Millisecond)
+		}
+		if got, want := start.Sub(s.Saved), time.Hour; got != want {
+			t.Errorf("it is of %v before, want %v", got, want)
+		}
+		if s.Catalog.Revision != 1 || s.Catalog.Prefix != prefix {
+			t.Errorf("got revision %d of %q, want 1 of %q", s.Catalog.Revision, s.Catalog.Prefix, prefix)
+		}
+		// The registry is back, and has less: what is gone stays as an empty service.
+		r.in <- newRegistry(t).with("a")
+		r.want(t, "a (b)")
+		r.stop(t)
+	})
+}
+
+func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		if err := (&View{CachePath: path}).write(newRegistry(t).with("old")); err != nil {
+			t.Fatal(err)
+		}
+		r := run(t, &View{CachePath: path})
+		time.Sleep(400 * time.Millisecond)
+		r.in <- newRegistry(t).with("new")
+		r.want(t, "new")
+		time.Sleep(time.Second)
+		r.wantNothing(t)
+		r.stop(t)
+	})
+}
+
+func TestLiveCatalogIsPassedThoughItEqualsTheCopy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		if err := (&View{CachePath: path}).write(newRegistry(t).with("a")); err != nil {
+			t.Fatal(err)
+		}
+		r := run(t, &View{CachePath: path})
+		r.want(t, "a from disk")
+		r.in <- newRegistry(t).with("a")
+		r.want(t, "a")
+		r.stop(t)
+	})
+}
+
+func TestCopyIsWrittenOnceASecondAtMost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		writes := 0
+		reg := newRegistry(t)
+		r := run(t, &View{CachePath: path, Report: func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			writes++
+		}})
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			for range r.out { //nolint:revive // only the copy matters here
+			}
+		}()
+		for n := range 100 { // ten a second
+			r.in <- reg.with("a", fmt.Sprint("s", n))
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Second)
+		for range 5 {
+			r.in <- reg.with("a", "s99")
+			time.Sleep(2 * time.Second)
+		}
+		r.stop(t)
+		close(r.out)
+		<-read
+		if writes < 5 || writes > 12 {
+			t.Errorf("%d writes for changes during 10 s, want about one a second", writes)
+		}
+		c, _, err := readCopy(path, "", 0, time.Now())
+		if err != nil || c.Service("s99") == nil {
+			t.Errorf("the last change is not in the copy: %v", err)
+		}
+	})
+}
+
+func TestLastChangeIsSavedAtTheEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{CachePath: path})
+		r.in <- reg.with("a")
+		r.want(t, "a")
+		r.in <- reg.with("a", "b")
+		synctest.Wait()
+		r.stop(t)
+		if c, _, err := readCopy(path, "", 0, time.Now()); err != nil || c.Service("b") == nil {
+			t.Errorf("the last change is not in the copy: %v", err)
+		}
+	})
+}
+
+func TestUnwritableDirectoryOnlyReports(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var failed atomic.Int64
+		reg := newRegistry(t)
+		r := run(t, &View{CachePath: filepath.Join(file, "catalog.json"), Report: func(err error) {
+			if err != nil {
+				failed.Add(1)
+			}
+		}})
+		r.in <- reg.with("a")
+		r.want(t, "a")
+		r.in <- reg.with("b")
+		r.want(t, "b")
+		time.Sleep(time.Minute)
+		if got := failed.Load(); got == 0 || got > 10 {
+			t.Errorf("%d failures in a minute, want a few", got)
+		}
+		r.stop(t)
+	})
+}
+
+func TestCopyIsRefusedWithAReason(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	f, err := newRegistry(t).with("web").File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := filepath.Join(dir, "good")
+	if err := writeCopy(good, prefix, f, now); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, content, source string
+		at                    time.Time
+		want                  string
+	}{
+		{"good", string(b), prefix, now.Add(time.Hour), ""},
+		{"other source", string(b), "/other", now, `of "/sidekick", not of "/other"`},
+		{"too old", string(b), prefix, now.Add(25 * time.Hour), "25h0m0s old"},
+		{"cut short", string(b[:len(b)/2]), prefix, now, "damaged"},
+		{"one bit flipped", strings.Replace(string(b), "10.0.0.1", "10.0.0.3", 1), prefix, now, "checksum"},
+		{"newer format", strings.Replace(string(b), `"version":1`, `"version":2`, 1), prefix, now, "version 2"},
+		{"empty", "", prefix, now, "damaged"},
+		{"not ours", `{"a":1}`, prefix, now, "version 0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(dir, "copy")
+			if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, _, err := readCopy(path, tt.source, 24*time.Hour, tt.at)
+			switch {
+			case tt.want == "" && (err != nil || c.Service("web") == nil):
+				t.Errorf("got %v, %v, want the catalog", c, err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+	if _, _, err := readCopy(filepath.Join(dir, "none"), prefix, 0, now); err == nil || !strings.Contains(err.Error(), "none yet") {
+		t.Errorf("without a file got %v", err)
+	}
+}
+
+func TestCopyHoldsWhatTheCatalogHeld(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "copy")
+	i := instance("web", 1)
+	i.Meta = map[string]string{"html": "<a&b>", "ü": "\u2027"}
+	i.Options = map[string]string{"balance": "leastconn"}
+	i.Started = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	b := service.NewBuilder(prefix)
+	v, err := i.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := service.Node{Name: "a", Agent: "x"}
+	nv, err := n.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Put(i.Key(prefix), v)
+	b.Put(service.NodeKey(prefix, "a"), nv)
+	want := b.Catalog(7)
+	f, err := want.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeCopy(path, prefix, f, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := readCopy(path, prefix, 0, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("read back (-got +want):\n%s", diff)
+	}
+}
+
+func FuzzReadCopy(f *testing.F) {
+	f.Add([]byte(`{"version":1,"saved":"2026-01-01T00:00:00Z","source":"","sha256":"","catalog":{"revision":1,"items":{}}}`))
+	f.Add([]byte(`{"version":1,"catalog":null}`))
+	f.Add([]byte("\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		path := filepath.Join(t.TempDir(), "copy")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, _, err := readCopy(path, "", 0, time.Now()); (c == nil) == (err == nil) {
+			t.Errorf("got %v, %v", c, err)
+		}
+	})
+}

@@ -1,0 +1,35 @@
+package haproxy
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// BenchmarkPlan is one changed server among many services (P12).
+func BenchmarkPlan(b *testing.B) {
+	for _, services := range []int{100, 10000} {
+		b.Run(fmt.Sprint(services), func(b *testing.B) {
+			before, after := manyServices(services, 100), manyServices(services, 7)
+			for b.Loop() {
+				if cmds, reason := Plan(before, after, Capabilities{}); len(cmds) != 1 || reason.needed() {
+					b.Fatal(cmds, reason)
+				}
+			}
+		})
+	}
+}
+
+func manyServices(n, weight int) render.Files {
+	f := render.File{Blocks: []render.Block{render.NewBlock("head", "global\n    maxconn 10\ndefaults web\n    mode http\n")}}
+	for i := range n {
+		w := 100
+		if i == n/2 {
+			w = weight
+		}
+		f.Blocks = append(f.Blocks, render.NewBlock("service", fmt.Sprintf(
+			"backend be_%d from web\n    server s1 10.0.0.1:80 weight %d check inter 2s fall 3\n    server s2 10.0.0.2:80 weight 100\n", i, w)))
+	}
+	return render.Files{f}
+}
