@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,10 +36,7 @@ type bed struct {
 	agent, byHand   *process
 	client          *clientv3.Client
 	servers         [2]netip.AddrPort
-	current         int // which of the servers is registered
-	watch           chan struct{}
 	closers         []func()
-	handNames       [2]string
 	handSocket      string
 	agentStats      string
 	handStats       string
@@ -81,8 +79,8 @@ func newBed(ctx context.Context, binary string) (*bed, error) {
 }
 
 func (b *bed) close() {
-	for i := len(b.closers) - 1; i >= 0; i-- {
-		b.closers[i]()
+	for _, closer := range slices.Backward(b.closers) {
+		closer()
 	}
 }
 
@@ -106,7 +104,7 @@ func (b *bed) serve(name string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })}
 	go server.Serve(l) //nolint:errcheck // ends with Close
 	b.closers = append(b.closers, func() { server.Close() })
 	return netip.ParseAddrPort(l.Addr().String())

@@ -90,22 +90,14 @@ func (b *bed) follow(ctx context.Context) (*follower, error) {
 	ready, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		events := b.client.Watch(ctx, service.InstancesKey(prefix, node), clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 		n := 0
-		for response := range events {
+		for response := range b.client.Watch(ctx, service.InstancesKey(prefix, node), clientv3.WithPrefix(), clientv3.WithCreatedNotify()) {
 			if response.Created {
 				close(ready)
 			}
-			for _, event := range response.Events {
-				if event.Type != clientv3.EventTypePut {
-					continue
-				}
-				i, err := service.DecodeInstance(node, "x", event.Kv.Value)
-				if err != nil {
-					continue
-				}
+			for _, i := range written(response) {
 				n++
-				name = b.swap(name, fmt.Sprintf("hand-%d", n), i.Endpoint())
+				name = b.swap(ctx, name, fmt.Sprintf("hand-%d", n), i.Endpoint())
 			}
 		}
 	}()
@@ -113,9 +105,23 @@ func (b *bed) follow(ctx context.Context) (*follower, error) {
 	return &follower{stop: func() { cancel(); <-ended }}, nil
 }
 
+// written lists the instances that a watch response says were written.
+func written(response clientv3.WatchResponse) []service.Instance {
+	var all []service.Instance
+	for _, event := range response.Events {
+		if event.Type != clientv3.EventTypePut {
+			continue
+		}
+		if i, err := service.DecodeInstance(node, "x", event.Kv.Value); err == nil {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
 // swap puts a new server in the place of the old one by one line to the runtime API.
-func (b *bed) swap(old, name string, at netip.AddrPort) string {
-	conn, err := net.Dial("unix", b.handSocket)
+func (b *bed) swap(ctx context.Context, old, name string, at netip.AddrPort) string {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", b.handSocket)
 	if err != nil {
 		return old
 	}

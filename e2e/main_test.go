@@ -21,7 +21,7 @@ import (
 )
 
 // programs are built once for all tests.
-var programs struct { //nolint:gochecknoglobals // set once, before the tests
+var programs struct {
 	sidekick, whoami string
 	image            string
 	dir              string

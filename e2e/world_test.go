@@ -18,7 +18,7 @@ import (
 )
 
 // worlds counts the worlds of this run, so that each has an address of its own.
-var worlds atomic.Int32 //nolint:gochecknoglobals // a counter
+var worlds atomic.Int32
 
 // world is one host as a test sees it.
 type world struct {
@@ -34,7 +34,6 @@ type world struct {
 	external           bool     // HAProxy is a process of its own
 	registry           string   // "embedded" or a URL
 	extra              []string // more settings of the agent
-	boots              int
 }
 
 // Who holds the registry and HAProxy.
@@ -51,7 +50,7 @@ func newWorld(t *testing.T) *world {
 			t.Skip("left out on demand: " + what)
 		}
 	}
-	dir, err := os.MkdirTemp(programs.dir, "w")
+	dir, err := os.MkdirTemp(programs.dir, "w") //nolint:usetesting // t.TempDir() is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +81,9 @@ func (w *world) end() {
 			}
 		}
 	}
+	if w.agent != nil {
+		w.agent.Signal(syscall.SIGTERM) // it takes its time, in which the containers go
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := w.engine.Sweep(ctx); err != nil {
@@ -95,9 +97,8 @@ func (w *world) end() {
 			}
 		}
 	}
-	if w.agent != nil || w.proxy != nil {
-		w.until("no HAProxy is left over", func() error { return none(w.haproxies()) })
-	}
+	w.agent = nil // its end is no surprise
+	w.until("no HAProxy is left over", func() error { return none(w.haproxies()) })
 }
 
 func none(pids []int) error {
@@ -149,7 +150,6 @@ func (w *world) startAgent() {
 	if w.external {
 		mode = "external"
 	}
-	w.boots++
 	w.agent = w.start("agent", append(append([]string{
 		"run", "--registry", w.registry, "--advertise", w.host, "--node", "here", "--state-dir", w.path("state"),
 		"--haproxy", mode, "--http-listen", w.httpAddr(), "--stats-listen", w.at(8405), "--admin", w.adminAddr(), "--log-format", "text",

@@ -17,7 +17,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
-var haproxySettings = []string{"haproxy-bin", "haproxy-config", "haproxy-master-socket", "haproxy-runtime-socket"} //nolint:gochecknoglobals // constant
+var haproxySettings = []string{"haproxy-bin", "haproxy-config", "haproxy-master-socket", "haproxy-runtime-socket"}
 
 func haproxyCommand() *cobra.Command {
 	s := newSettings()

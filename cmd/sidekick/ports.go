@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -38,14 +39,14 @@ func newPorts(config, host string) *ports {
 
 // taken tries the ports that the catalog's services ask for and our HAProxy does not hold, and
 // returns those that cannot be had, with the reason.
-func (p *ports) taken(c *service.Catalog) map[uint16]string {
+func (p *ports) taken(ctx context.Context, c *service.Catalog) map[uint16]string {
 	p.denied = map[uint16]string{}
 	for _, s := range c.Services {
 		port := s.Spec.Listen
 		if port == 0 || p.ours[port] || p.denied[port] != "" {
 			continue
 		}
-		if err := probePort(p.host, port); err != nil {
+		if err := probePort(ctx, p.host, port); err != nil {
 			p.denied[port] = err.Error()
 		}
 	}
@@ -65,8 +66,8 @@ func (p *ports) granted(m *render.Model) {
 }
 
 // probePort tells whether the port is free on that address of this host.
-func probePort(host string, port uint16) error {
-	listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+func probePort(ctx context.Context, host string, port uint16) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("port %d is in use by another program on this host", port)
 	}

@@ -91,8 +91,8 @@ func (s *settings) registryTLS() (*tls.Config, error) {
 }
 
 // advertised is the address under which other hosts reach this one.
-func (s *settings) advertised() (netip.Addr, error) {
-	address, err := s.findAdvertised()
+func (s *settings) advertised(ctx context.Context) (netip.Addr, error) {
+	address, err := s.findAdvertised(ctx)
 	if err != nil {
 		return netip.Addr{}, usageError{fmt.Errorf("this host's address for others cannot be found (%w); give it with --advertise", err)}
 	}
@@ -102,7 +102,7 @@ func (s *settings) advertised() (netip.Addr, error) {
 	return address, nil
 }
 
-func (s *settings) findAdvertised() (netip.Addr, error) {
+func (s *settings) findAdvertised(ctx context.Context) (netip.Addr, error) {
 	if s.advertise != "" {
 		return netip.ParseAddr(s.advertise)
 	}
@@ -113,12 +113,12 @@ func (s *settings) findAdvertised() (netip.Addr, error) {
 		}
 		for _, endpoint := range endpoints {
 			_, host, _ := strings.Cut(endpoint, "://")
-			if a, err := outbound.Address(host); err == nil && !a.IsLoopback() {
+			if a, err := outbound.Address(ctx, host); err == nil && !a.IsLoopback() {
 				return a, nil
 			}
 		}
 	}
-	address, err := outbound.Default()
+	address, err := outbound.Default(ctx)
 	if err != nil && s.registry == embeddedURL {
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil // a host without a network still reaches itself
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
@@ -130,22 +132,23 @@ func (s *settings) readRegistry(ctx context.Context) (*service.Catalog, error) {
 	const patience = 10 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var last error
+	var last error // of the watcher, whose goroutine has ended when it is read
 	out := make(chan *service.Catalog, 1)
-	ended := make(chan error, 1)
 	watcher := &etcd.Watcher{Client: client, Prefix: s.prefix, Log: s.newLogger(io.Discard), Report: func(err error) { last = err }}
-	go func() { ended <- watcher.Run(ctx, out) }()
-	select {
-	case catalog := <-out:
-		cancel()
-		<-ended
-		return catalog, nil
-	case err := <-ended:
-		if last != nil {
-			err = last
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return watcher.Run(ctx, out) })
+	var catalog *service.Catalog
+	group.Go(func() error {
+		select {
+		case catalog = <-out:
+		case <-ctx.Done():
 		}
-		return nil, fmt.Errorf("registry %s did not answer within %s: %w", s.registry, patience, err)
+		return context.Canceled // one catalog is enough
+	})
+	if err := group.Wait(); catalog == nil {
+		return nil, fmt.Errorf("registry %s did not answer within %s: %w", s.registry, patience, cmp.Or(last, err))
 	}
+	return catalog, nil
 }
 
 // newRenderer reads and parses the template that the settings name.

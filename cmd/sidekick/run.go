@@ -62,7 +62,7 @@ type agent struct {
 // runAgent runs until stop is cancelled: then registrations are left as --exit-ttl says, and the
 // rest ends.
 func (s *settings) runAgent(stop context.Context) error {
-	a, err := s.newAgent()
+	a, err := s.newAgent(stop)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (s *settings) runAgent(stop context.Context) error {
 	life, end := context.WithCancel(context.WithoutCancel(stop))
 	defer end()
 
-	listener, err := s.listenAdmin()
+	listener, err := s.listenAdmin(stop)
 	if err != nil {
 		return err
 	}
@@ -104,11 +104,11 @@ func (s *settings) runAgent(stop context.Context) error {
 }
 
 // newAgent takes hold of the state directory and finds out who and where the agent is.
-func (s *settings) newAgent() (*agent, error) {
+func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 	if _, err := s.registryConfig(); err != nil {
 		return nil, usageError{err}
 	}
-	advertise, err := s.advertised()
+	advertise, err := s.advertised(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -140,11 +140,11 @@ func (s *settings) newAgent() (*agent, error) {
 	return a, nil
 }
 
-func (s *settings) listenAdmin() (net.Listener, error) {
+func (s *settings) listenAdmin(ctx context.Context) (net.Listener, error) {
 	if s.admin == off {
 		return nil, nil //nolint:nilnil // no listener is what was asked for
 	}
-	listener, err := net.Listen("tcp", s.admin)
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.admin)
 	if err != nil {
 		return nil, fmt.Errorf("--admin %s: %w; give a free address, or \"off\"", s.admin, err)
 	}

@@ -57,7 +57,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		if snapshot == nil || renderer == nil {
 			continue
 		}
-		files, model, err := renderer.Render(snapshot.Catalog, ports.taken(snapshot.Catalog))
+		files, model, err := renderer.Render(snapshot.Catalog, ports.taken(ctx, snapshot.Catalog))
 		r.state.Report(admin.StageRender)(errors.Join(refused, err))
 		if err != nil {
 			r.log.WithError(err).Error("template failed; the last good configuration stays in force")

@@ -112,9 +112,9 @@ func newSettings() *settings {
 
 // Groups of settings that commands have in common.
 var (
-	registrySettings = []string{"registry", "registry-ca", "registry-cert", "registry-key", "registry-user", "registry-password-file", "prefix"}           //nolint:gochecknoglobals // constant
-	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "haproxy-bin", "haproxy-runtime-socket"} //nolint:gochecknoglobals // constant
-	logSettings      = []string{"log-level", "log-format"}                                                                                                 //nolint:gochecknoglobals // constant
+	registrySettings = []string{"registry", "registry-ca", "registry-cert", "registry-key", "registry-user", "registry-password-file", "prefix"}
+	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "haproxy-bin", "haproxy-runtime-socket"}
+	logSettings      = []string{"log-level", "log-format"}
 )
 
 // offer gives cmd the flags of the named settings, and --config.

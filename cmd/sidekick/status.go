@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -41,10 +42,8 @@ func statusCommand() *cobra.Command {
 
 // checkOutput refuses a value of --output that the command does not know.
 func checkOutput(got string, known ...string) error {
-	for _, k := range known {
-		if got == k {
-			return nil
-		}
+	if slices.Contains(known, got) {
+		return nil
 	}
 	return usageError{fmt.Errorf("--output %q: must be one of%s", got, strings.Join(known, " "))}
 }

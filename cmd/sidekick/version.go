@@ -13,8 +13,8 @@ import (
 
 // Set by the linker: see the Makefile.
 var (
-	version = "devel"   //nolint:gochecknoglobals // the linker sets it
-	commit  = "unknown" //nolint:gochecknoglobals // the linker sets it
+	version = "devel"
+	commit  = "unknown"
 )
 
 func versionCommand() *cobra.Command {

@@ -80,7 +80,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // showServices runs the command that a user would.
 func (d *demo) showServices(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "sidekick"), "services", "--admin", d.admin.address()) //nolint:gosec // our own program
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "sidekick"), "services", "--admin", d.admin.address())
 	cmd.Env = proctest.Environ()
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -2,6 +2,7 @@ package newest
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 )
@@ -25,7 +26,7 @@ func TestSlowReaderGetsTheLast(t *testing.T) {
 		default:
 		}
 		cancel()
-		if err := <-done; err != context.Canceled {
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want %v", err, context.Canceled)
 		}
 	})

@@ -2,6 +2,7 @@
 package outbound
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,8 +10,8 @@ import (
 
 // Address returns the source address that the host's routes give to packets for target
 // ("HOST:PORT"). No packet is sent.
-func Address(target string) (netip.Addr, error) {
-	conn, err := net.Dial("udp", target)
+func Address(ctx context.Context, target string) (netip.Addr, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "udp", target)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("no route to %s: %w", target, err)
 	}
@@ -24,10 +25,10 @@ func Address(target string) (netip.Addr, error) {
 
 // Default returns the source address of the default route, for IPv4 or else IPv6. The addresses
 // asked for are those that RFC 5737 and RFC 3849 keep for documentation.
-func Default() (netip.Addr, error) {
-	a, err := Address("198.51.100.1:9")
+func Default(ctx context.Context) (netip.Addr, error) {
+	a, err := Address(ctx, "198.51.100.1:9")
 	if err == nil && !a.IsLoopback() {
 		return a, nil
 	}
-	return Address("[2001:db8::1]:9")
+	return Address(ctx, "[2001:db8::1]:9")
 }

@@ -155,7 +155,10 @@ func (s *Server) Wait(ctx context.Context) error {
 		return ctx.Err()
 	case <-s.etcd.Server.StopNotify():
 		return errors.New("the embedded etcd stopped by itself: see its messages above")
-	case err := <-s.etcd.Err():
+	case err, ok := <-s.etcd.Err():
+		if !ok {
+			return errors.New("the embedded etcd was stopped")
+		}
 		return fmt.Errorf("the embedded etcd ended: %w", err)
 	}
 }

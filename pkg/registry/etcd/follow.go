@@ -27,7 +27,6 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 	p := newProbe(w, st, stream)
 	defer p.stop(cancel)
 	newest, ready := st.builder.Catalog(st.revision), out
-	var verify <-chan time.Time // nil while the connection was not lost
 	for {
 		select {
 		case resp, ok := <-watch:
@@ -50,11 +49,8 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 				return err
 			}
 		case again := <-st.back:
-			p.hurry()
-			if again && verify == nil {
-				verify = time.After(spread(st.keys))
-			}
-		case <-verify:
+			p.hurry(again)
+		case <-p.verify:
 			return errVerify
 		case <-ctx.Done():
 			return ctx.Err()
@@ -127,9 +123,10 @@ type probe struct {
 	stream  context.Context //nolint:containedctx // names the watch's stream, for as long as follow runs
 	timer   *time.Timer
 	headers chan header
-	asking  bool  // the revision is being read
-	asked   bool  // the watch was asked
-	behind  int64 // what the watch has to reach before the timer fires, 0 if nothing
+	verify  <-chan time.Time // nil while the connection was not lost
+	asking  bool             // the revision is being read
+	asked   bool             // the watch was asked
+	behind  int64            // what the watch has to reach before the timer fires, 0 if nothing
 	wg      sync.WaitGroup
 }
 
@@ -156,10 +153,14 @@ func (p *probe) heard() {
 	p.timer.Reset(p.w.progress())
 }
 
-// hurry asks at once, because the connection was lost and is back.
-func (p *probe) hurry() {
+// hurry asks at once, because the connection is back. If there was one before, everything is to be
+// listed again as well, a little later.
+func (p *probe) hurry(again bool) {
 	p.asked, p.behind = true, 0
 	p.timer.Reset(0)
+	if again && p.verify == nil {
+		p.verify = time.After(spread(p.st.keys))
+	}
 }
 
 // next does what is due when the timer fires.
