@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -187,9 +188,7 @@ func (w *world) container(a app) *enginetest.Container {
 	if a.service == "" {
 		labels = map[string]string{}
 	}
-	for k, v := range a.labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, a.labels)
 	env := map[string]string{}
 	if a.grace != "" {
 		env["GRACE"] = a.grace

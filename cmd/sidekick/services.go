@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -67,7 +68,23 @@ func (s *settings) printServices(cmd *cobra.Command, name, output string, direct
 	if output == "json" {
 		return printJSON(out, services)
 	}
+	if len(services) == 0 && !direct {
+		return s.explainNone(cmd)
+	}
 	writeServices(out, services)
+	return nil
+}
+
+// explainNone tells an agent that knows no services from one that knows nothing yet.
+func (s *settings) explainNone(cmd *cobra.Command) error {
+	var status admin.Status
+	if err := s.askAgentJSON(cmd.Context(), "/api/v1/status", &status); err != nil {
+		return err
+	}
+	if !status.Catalog.Known {
+		return fmt.Errorf("no services are known: %s; see `sidekick status`", catalogDetail(status.Catalog))
+	}
+	writeServices(cmd.OutOrStdout(), nil)
 	return nil
 }
 
@@ -108,7 +125,7 @@ func writeServices(out io.Writer, services []admin.Service) {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n",
 				s.Name, route(s), i.Node, i.ID, endpoint(i), i.State, i.Weight, round(i.AgeSeconds), i.Why)
 		}
-		if s.Why != "" && len(s.Instances) > 0 {
+		if s.Why != "" && len(s.Instances) > 0 && !slices.ContainsFunc(s.Instances, func(i admin.Instance) bool { return i.Why == s.Why }) {
 			fmt.Fprintf(w, "%s\t\t\t\t\t\t\t\t%s\n", s.Name, s.Why)
 		}
 	}

@@ -85,17 +85,23 @@ func writeStatus(out io.Writer, status admin.Status) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "node\t%s\tsidekick %s\n", status.Node, status.Version)
 	fmt.Fprintf(w, "catalog\t%s\t%s\n", catalogWord(status.Catalog), catalogDetail(status.Catalog))
-	fmt.Fprintf(w, "haproxy\t%s\t%s\n", stepWord(status.Proxy.InStep), proxyDetail(status.Proxy))
+	fmt.Fprintf(w, "proxy\t%s\t%s\n", stepWord(status.Proxy.InStep), proxyDetail(status.Proxy))
 	for _, stage := range status.Stages {
-		detail := stage.Error
-		if stage.OK {
-			detail = "last success " + ago(stage.AgeSeconds)
-		} else if stage.FailedFor > 0 {
-			detail = fmt.Sprintf("%s (failing for %s)", stage.Error, round(stage.FailedFor))
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", stage.Stage, map[bool]string{true: "ok", false: "FAILING"}[stage.OK], oneLine(detail))
+		word, detail := stageWord(stage)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", stage.Stage, word, oneLine(detail))
 	}
 	_ = w.Flush()
+}
+
+func stageWord(s admin.StageStatus) (word, detail string) {
+	switch {
+	case s.OK:
+		return "ok", "last success " + ago(s.AgeSeconds)
+	case s.Errors == 0:
+		return "waiting", s.Error
+	default:
+		return "FAILING", fmt.Sprintf("%s (failing for %s)", s.Error, round(s.FailedFor))
+	}
 }
 
 func catalogWord(c admin.CatalogStatus) string {

@@ -153,15 +153,12 @@ func (d *demo) allAnswer(ctx context.Context) error {
 
 // ask sends a request through HAProxy and returns who answered.
 func (d *demo) ask(ctx context.Context) (string, error) {
-	resp, err := get(ctx, d.http.address(), "/", host)
-	if err != nil {
-		return "", err
-	}
-	return resp.Header.Get("X-Whoami"), nil
+	header, err := get(ctx, d.http.address(), "/", host)
+	return header.Get("X-Whoami"), err
 }
 
 // get returns the header of a good answer.
-func get(ctx context.Context, address, path, hostHeader string) (*http.Response, error) {
+func get(ctx context.Context, address, path, hostHeader string) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, http.NoBody)
@@ -181,5 +178,5 @@ func get(ctx context.Context, address, path, hostHeader string) (*http.Response,
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("http://%s%s answers %s: %s", address, path, resp.Status, strings.TrimSpace(string(body)))
 	}
-	return resp, nil
+	return resp.Header, nil
 }

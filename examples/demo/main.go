@@ -72,7 +72,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.preflight(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.cleanUp()) }()
+	defer func() { err = errors.Join(err, d.cleanUp(context.WithoutCancel(ctx))) }()
 	for _, act := range []func(context.Context) error{
 		d.startAgent, d.startContainers, d.showSpread, d.replaceUnderLoad, d.showServices,
 	} {
@@ -150,9 +150,9 @@ func (d *demo) startContainer(ctx context.Context) (*enginetest.Container, error
 	})
 }
 
-// cleanUp removes all that was made. It has its own time: the context that ended the demo is over.
-func (d *demo) cleanUp() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+// cleanUp removes all that was made; ctx must not be the one whose end has ended the demo.
+func (d *demo) cleanUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	swept := make(chan error)
 	go func() { swept <- d.engine.Sweep(ctx) }()

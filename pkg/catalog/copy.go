@@ -29,10 +29,11 @@ type copyFile struct {
 	Catalog json.RawMessage `json:"catalog"`
 }
 
-// save writes the newest catalog to disk, at most once a second. What cannot be written is tried
-// again after a while; it never holds anything up.
+// save writes the newest catalog to disk, at most once a second, and less often if the catalog is so
+// large that this would cost more than a fiftieth of a core. What cannot be written is tried again
+// after a while; it never holds anything up.
 func (v *View) save(ctx context.Context, in <-chan *service.Catalog) error {
-	const pause, retry = time.Second, 10 * time.Second
+	const pause, share, retry = time.Second, 50, 10 * time.Second
 	var waiting *service.Catalog
 	failing := false
 	next := time.NewTimer(0)
@@ -60,9 +61,10 @@ func (v *View) save(ctx context.Context, in <-chan *service.Catalog) error {
 			continue
 		}
 		idle = false
+		began := time.Now()
 		if v.saved(v.write(waiting), &failing) {
 			waiting = nil
-			next.Reset(pause)
+			next.Reset(max(pause, share*time.Since(began)))
 		} else {
 			next.Reset(retry)
 		}

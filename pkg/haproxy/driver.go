@@ -27,6 +27,7 @@ type Driver struct {
 	wake   chan struct{} // tells Run that there is work in the background
 
 	running  render.Files // in force, nil when not known
+	reading  *reading     // of running, nil when not known
 	unknown  Reason       // why running is nil, if that is more than the start
 	worker   Worker       // the one that runs it
 	can      Capabilities
@@ -138,7 +139,7 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 		return none, 0, errors.Join(err, d.leaveForStart(ctx, want))
 	}
 	old := d.running
-	diff := diff(d.running, want, d.can)
+	diff := diff(d.running, want, d.can, d.reading)
 	if d.running == nil && d.unknown.needed() {
 		diff.reason = d.unknown
 	}
@@ -181,7 +182,10 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files, diff *diffe
 	if len(cmds) > 0 || !sameFiles(after, d.running) {
 		d.dirty()
 	}
-	d.running = after
+	d.running, d.reading = after, nil
+	if !diff.reason.needed() {
+		d.reading = diff.reading
+	}
 	return len(cmds), nil
 }
 
@@ -196,7 +200,7 @@ func (d *Driver) dirty() {
 
 // forget notes that what runs is not known any more.
 func (d *Driver) forget(why Reason) {
-	d.running, d.unknown = nil, why
+	d.running, d.reading, d.unknown = nil, nil, why
 	d.dirtied = time.Time{}
 	d.epoch++
 }
@@ -258,7 +262,7 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if err := d.change(ctx, m.left); err != nil {
 		return err
 	}
-	d.running, d.onDisk = files, files
+	d.running, d.reading, d.onDisk = files, nil, files
 	return d.store.writeApplied(files, i.worker)
 }
 
@@ -338,7 +342,7 @@ func (d *Driver) settle(ctx context.Context, files render.Files) {
 	if m.reload != "" || d.change(ctx, m.repair) != nil {
 		return
 	}
-	d.running = files
+	d.running, d.reading = files, nil
 	d.dirty()
 }
 

@@ -69,8 +69,10 @@ func TestKilledAgentTakesHAProxyAlong(t *testing.T) {
 		return err == nil && p.current() != 0
 	})
 	// A second one refuses while the first lives.
-	if err := NewSupervisor(cfg).Run(t.Context()); err == nil {
-		t.Error("a second supervisor on the same socket: got no error")
+	ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
+	defer cancel()
+	if err := NewSupervisor(cfg).Run(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("a second supervisor on the same socket: got %v, want a refusal", err)
 	}
 	if err := agent.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ const maxCommands = 500
 // else by a reload. The commands that come with a reason are those that are right before the reload
 // too, on the worker that the reload will replace.
 func Plan(running, wanted render.Files, can Capabilities) (cmds []Command, reload Reason) {
-	d := diff(running, wanted, can)
+	d := diff(running, wanted, can, nil)
 	return d.commands(), d.reason
 }
 
@@ -25,6 +25,27 @@ type difference struct {
 	up, down []Command // first what gives more room, then what takes some away
 	reason   Reason    // the first one found
 	moved    []section // sections of the wanted text that the commands put in force
+	// reading holds for the wanted text, if it was compared by blocks.
+	reading *reading
+}
+
+// reading is what the changed blocks of a text may depend on in all others. It holds for a later
+// text as well, as long as none of its changed blocks has defaults or conditions.
+type reading struct {
+	conditional bool
+	defaults    []section
+}
+
+// readBlocks looks through a whole text.
+func readBlocks(f render.File) *reading {
+	r := &reading{}
+	for _, block := range f.Blocks {
+		r.conditional = r.conditional || strings.Contains(block.Text, ".if")
+		if strings.Contains(block.Text, "defaults") {
+			r.defaults = append(r.defaults, only(parse(block.Text), "defaults")...)
+		}
+	}
+	return r
 }
 
 // commands are in the order in which they lose least: add before remove.
@@ -39,14 +60,15 @@ func (d *difference) reload(kind, detail string) {
 }
 
 // diff compares two sets of files. Blocks with equal hashes are not looked into where the rest
-// allows it.
-func diff(running, wanted render.Files, can Capabilities) *difference {
+// allows it. known is the reading of running from an earlier comparison, if there was one.
+func diff(running, wanted render.Files, can Capabilities, known *reading) *difference {
 	d := &difference{}
 	if len(running) == 0 || len(wanted) == 0 {
 		d.reload(ReasonStart, "what runs is not known")
 		return d
 	}
 	d.named(running[1:], wanted[1:])
+	d.reading = known
 	c := comparison{difference: d, can: can, before: running[0], after: wanted[0]}
 	if a, b, ok := changedBlocks(running[0].Blocks, wanted[0].Blocks); !ok || !c.parts(a, b) {
 		*d = difference{reason: d.reason}
@@ -72,10 +94,24 @@ func (d *difference) named(running, wanted render.Files) {
 	}
 }
 
-// sameText compares two files, by the hashes of their blocks if that settles it.
+// sameText compares two files. Only the texts between the blocks that both begin and end with are
+// put together: those may be cut into blocks in another way.
 func sameText(a, b render.File) bool {
-	same := func(x, y render.Block) bool { return x.Hash == y.Hash }
-	return slices.EqualFunc(a.Blocks, b.Blocks, same) || a.Text() == b.Text()
+	n, endA, endB := sharedEnds(a.Blocks, b.Blocks)
+	return joined(a.Blocks[n:endA]) == joined(b.Blocks[n:endB])
+}
+
+// sharedEnds finds the blocks that both lists begin with, up to n, and those that both end with, from
+// endA and endB.
+func sharedEnds(a, b []render.Block) (n, endA, endB int) {
+	for n < len(a) && n < len(b) && a[n].Hash == b[n].Hash {
+		n++
+	}
+	endA, endB = len(a), len(b)
+	for endA > n && endB > n && a[endA-1].Hash == b[endB-1].Hash {
+		endA, endB = endA-1, endB-1
+	}
+	return n, endA, endB
 }
 
 // sameFiles compares two sets of files.
@@ -87,14 +123,7 @@ func sameFiles(a, b render.Files) bool {
 // changed block, or one behind it, does not begin with a section's header: then the blocks cannot be
 // read by themselves.
 func changedBlocks(a, b []render.Block) (onlyA, onlyB []render.Block, ok bool) {
-	n := 0
-	for n < len(a) && n < len(b) && a[n].Hash == b[n].Hash {
-		n++
-	}
-	endA, endB := len(a), len(b)
-	for endA > n && endB > n && a[endA-1].Hash == b[endB-1].Hash {
-		endA, endB = endA-1, endB-1
-	}
+	n, endA, endB := sharedEnds(a, b)
 	behind := slices.Concat(a[endA:min(endA+1, len(a))], b[endB:min(endB+1, len(b))])
 	a, b = a[n:endA], b[n:endB]
 	onlyA, keptA := without(a, b)
@@ -161,24 +190,14 @@ func (c *comparison) parts(a, b []render.Block) bool {
 	if len(a)+len(b) == 0 {
 		return true
 	}
-	for _, block := range slices.Concat(c.before.Blocks, c.after.Blocks) {
-		if strings.Contains(block.Text, ".if") {
-			return false
-		}
+	if c.reading == nil {
+		c.reading = readBlocks(c.before)
 	}
-	c.sections(before, after, defaultsOf(c.defaults()))
+	if c.reading.conditional {
+		return false
+	}
+	c.sections(before, after, defaultsOf(c.reading.defaults))
 	return true
-}
-
-// defaults finds the defaults sections wherever they stand.
-func (c *comparison) defaults() []section {
-	var all []section
-	for _, block := range c.after.Blocks {
-		if strings.Contains(block.Text, "defaults") {
-			all = append(all, parse(block.Text)...)
-		}
-	}
-	return all
 }
 
 func joined(blocks []render.Block) string { return render.File{Blocks: blocks}.Text() }

@@ -218,9 +218,15 @@ func TestPlanLaw(t *testing.T) {
 				t.Fatalf("plan of equal files: got %v, %v, want nothing", cmds, reason)
 			}
 		}
-		d := diff(fa, fb, Capabilities{})
+		d := diff(fa, fb, Capabilities{}, nil)
 		state := a.state()
 		apply(t, state, d.commands())
+		// What was read once holds for the next comparison.
+		fc := drawChange(t, b).files(t)
+		carried, fresh := diff(fb, fc, Capabilities{}, d.reading), diff(fb, fc, Capabilities{}, nil)
+		if !d.reason.needed() && (!cmp.Equal(carried.commands(), fresh.commands()) || carried.reason != fresh.reason) {
+			t.Fatalf("with an earlier reading: got %v, %v, want %v, %v", carried.commands(), carried.reason, fresh.commands(), fresh.reason)
+		}
 		if !d.reason.needed() {
 			if diff := cmp.Diff(b.state(), state); diff != "" {
 				t.Fatalf("after the commands (-want +got):\n%s", diff)
@@ -231,11 +237,11 @@ func TestPlanLaw(t *testing.T) {
 			return
 		}
 		after := d.afterCommands(fa, fb)
-		again := diff(after, fb, Capabilities{})
+		again := diff(after, fb, Capabilities{}, nil)
 		if len(again.commands()) > 0 || !again.reason.needed() {
 			t.Fatalf("after the commands: got %v, %v, want no more commands and a reload", again.commands(), again.reason)
 		}
-		back := diff(after, fa, Capabilities{})
+		back := diff(after, fa, Capabilities{}, nil)
 		if back.reason.needed() {
 			t.Fatalf("the text after the commands differs in more than servers: %v\n%s", back.reason, after[0].Text())
 		}

@@ -194,7 +194,7 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 
 // loaded notes what is in force after a confirmed reload.
 func (d *Driver) loaded(before, now render.Files) error {
-	d.running, d.onDisk, d.unknown = now, now, Reason{}
+	d.running, d.reading, d.onDisk, d.unknown = now, nil, now, Reason{}
 	d.diskTime, d.dirtied = time.Now(), time.Time{}
 	if err := d.store.writeApplied(now, d.worker); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot note what is applied; the next start will reload once")

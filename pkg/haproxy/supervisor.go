@@ -46,9 +46,14 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err := s.cfg.validate(); err != nil {
 		return err
 	}
-	if err := s.vacant(ctx); err != nil {
+	if err := os.MkdirAll(filepath.Dir(s.cfg.MasterSocket), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
+		return fmt.Errorf("directory of haproxy's sockets: %w", err)
+	}
+	lock, err := s.vacant(ctx)
+	if err != nil {
 		return err
 	}
+	defer lock.Close() //nolint:errcheck // it was only locked
 	adoptOrphans()
 	ended := make(chan struct{})
 	go func() {
@@ -71,21 +76,37 @@ func adoptOrphans() {
 	syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0) //nolint:errcheck // init gets them then
 }
 
-// vacant waits until nobody answers at the master socket. The HAProxy of an agent that was killed a
-// moment ago is about to go; another one is somebody else's.
-func (s *Supervisor) vacant(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, vacateLimit)
+// vacant waits until nobody uses the sockets, and takes a lock on them. The HAProxy of an agent that
+// was killed a moment ago is about to go; another one is somebody else's.
+func (s *Supervisor) vacant(ctx context.Context) (*os.File, error) {
+	lock, err := os.OpenFile(s.cfg.MasterSocket+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock haproxy's sockets: %w", err)
+	}
+	limit, cancel := context.WithTimeout(ctx, vacateLimit)
 	defer cancel()
 	for {
-		p, err := masterCLI{s.cfg.MasterSocket}.processes(ctx)
-		if err != nil {
-			return nil //nolint:nilerr // nobody there is what we want
+		locked := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+		if locked && !s.answered(limit) {
+			return lock, nil
 		}
-		if pause(ctx, pollEvery) != nil {
-			return fmt.Errorf("another haproxy (process %d) answers at %s: stop it, or run with --haproxy external",
-				p.master, s.cfg.MasterSocket)
+		if pause(limit, pollEvery) == nil {
+			continue
 		}
+		lock.Close() //nolint:errcheck // nothing was written
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("another haproxy, or its agent, uses %s: stop it, or run with --haproxy external", s.cfg.MasterSocket)
 	}
+}
+
+// answered tells whether a master or a worker answers. A master that executes itself anew does not
+// for a moment, but then its worker does.
+func (s *Supervisor) answered(ctx context.Context) bool {
+	_, masterErr := masterCLI{s.cfg.MasterSocket}.processes(ctx)
+	_, workerErr := runtimeAPI{s.cfg.RuntimeSocket}.info(ctx)
+	return masterErr == nil || workerErr == nil
 }
 
 // supervise starts HAProxy again and again.
@@ -268,7 +289,7 @@ func (s *Supervisor) line(text string) {
 	case strings.HasPrefix(text, "[ALERT]"):
 		level = logrus.WarnLevel
 		s.alerts.add(text)
-	case strings.HasPrefix(text, "[NOTICE]"), strings.HasPrefix(text, "[WARNING]"):
+	case strings.HasPrefix(text, "[NOTICE]"), strings.HasPrefix(text, "[WARNING]"), isProxyNotice(text):
 		level = logrus.DebugLevel
 	}
 	switch level {
@@ -279,6 +300,11 @@ func (s *Supervisor) line(text string) {
 	default:
 		log.Info("haproxy says")
 	}
+}
+
+// isProxyNotice tells the lines that HAProxy prints at each reload, one for every proxy.
+func isProxyNotice(text string) bool {
+	return strings.HasPrefix(text, "Proxy ") && (strings.Contains(text, " stopped (") || strings.Contains(text, " started"))
 }
 
 // alertRing holds the last alerts, for the reason of a failed reload.

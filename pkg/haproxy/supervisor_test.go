@@ -77,7 +77,9 @@ func TestSecondDriverRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = second.Run(t.Context(), make(chan render.Files))
+	ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
+	defer cancel()
+	err = second.Run(ctx, make(chan render.Files))
 	if err == nil || !strings.Contains(err.Error(), b.cfg.MasterSocket) {
 		t.Errorf("got %v, want an error that names the socket", err)
 	}

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -60,6 +63,16 @@ func Dial(cfg Config) (*clientv3.Client, error) {
 	}
 	auth.client = c
 	return c, nil
+}
+
+// silent names the servers that did not answer: the client's own error says only that a deadline
+// passed. Other errors are returned as they are.
+func silent(c *clientv3.Client, err error) error {
+	code := status.Code(err)
+	if !errors.Is(err, context.DeadlineExceeded) && code != codes.DeadlineExceeded && code != codes.Unavailable {
+		return err
+	}
+	return fmt.Errorf("no answer from %s; is etcd up there, and can this host reach it? (%w)", strings.Join(c.Endpoints(), ", "), err)
 }
 
 // ParseURL takes a registry's URL apart into the endpoints for Config: etcd://HOST[:PORT],… without

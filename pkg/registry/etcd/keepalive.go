@@ -118,5 +118,5 @@ func (s *session) renewError(err error) error {
 	if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("%w: %w", ErrLeaseLost, err)
 	}
-	return fmt.Errorf("renew the lease of node %s: %w", s.node, err)
+	return fmt.Errorf("renew the lease of node %s: %w", s.node, silent(s.client, err))
 }

@@ -42,5 +42,9 @@ func pages(ctx context.Context, c *clientv3.Client, prefix string, size int, eac
 func get(ctx context.Context, c *clientv3.Client, key string, opts []clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, opLimit)
 	defer cancel()
-	return c.Get(ctx, key, opts...)
+	resp, err := c.Get(ctx, key, opts...)
+	if err != nil {
+		return nil, silent(c, err)
+	}
+	return resp, nil
 }

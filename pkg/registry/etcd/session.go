@@ -164,7 +164,11 @@ func (s *session) note(op clientv3.Op) {
 func (s *session) commit(ctx context.Context, guard clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, opLimit)
 	defer cancel()
-	return s.client.Txn(ctx).If(guard).Then(ops...).Commit()
+	resp, err := s.client.Txn(ctx).If(guard).Then(ops...).Commit()
+	if err != nil {
+		return nil, silent(s.client, err)
+	}
+	return resp, nil
 }
 
 // list reads the node's keys.
@@ -196,7 +200,7 @@ func (s *session) grantFor(ctx context.Context, ttl time.Duration) (*clientv3.Le
 	defer cancel()
 	resp, err := s.client.Grant(ctx, max(1, int64(math.Ceil(ttl.Seconds()))))
 	if err != nil {
-		return nil, fmt.Errorf("lease for node %s: %w", s.node, err)
+		return nil, fmt.Errorf("lease for node %s: %w", s.node, silent(s.client, err))
 	}
 	return resp, nil
 }
