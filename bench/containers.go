@@ -49,8 +49,8 @@ func benchContainers(ctx context.Context, binary, whoami string, count int, boun
 		took = append(took, t)
 	}
 	fmt.Printf("\n%d containers, one after the other, of a known service\n", count)
-	row("  container listening → first request answered, p50", quantile(took[1:], 0.5), bound, "by hand: put, watch, one command")
-	row("  container listening → first request answered, p95", quantile(took[1:], 0.95), bound, "by hand, p50")
+	row("container listening → first request answered, p50", quantile(took[1:], 0.5), bound, "by hand: put, watch, one command")
+	row("container listening → first request answered, p95", quantile(took[1:], 0.95), bound, "by hand, p50")
 	return nil
 }
 

@@ -66,23 +66,23 @@ func benchSize(ctx context.Context, binary string, size, rounds int) (time.Durat
 		return 0, err
 	}
 	fmt.Printf("\n%d instances in etcd\n", size)
-	row("  agent started → first request answered", start, bound, "HAProxy alone, same file")
+	row("agent started → first request answered", start, bound, "HAProxy alone, same file")
 	agent, hand, err := b.changes(ctx, rounds)
 	if err != nil {
 		return 0, err
 	}
-	row("  key written → first request answered, p50", quantile(agent, 0.5), quantile(hand, 0.5), "by hand: put, watch, one command")
-	row("  key written → first request answered, p95", quantile(agent, 0.95), quantile(hand, 0.95), "by hand")
-	resident, peak, err := b.agent.memory()
+	row("key written → first request answered, p50", quantile(agent, 0.5), quantile(hand, 0.5), "by hand: put, watch, one command")
+	row("key written → first request answered, p95", quantile(agent, 0.95), quantile(hand, 0.95), "by hand")
+	m, err := b.agent.memory()
 	if err != nil {
 		return 0, err
 	}
-	fmt.Printf("  %-48s %6.1f MB now, %.1f MB at most\n", "memory of the agent", resident, peak)
+	fmt.Printf("  %-48s %6.1f MB of its own, %.1f MB of program; %.1f MB at most\n", "memory of the agent", m.own, m.program, m.peak)
 	return quantile(hand, 0.5), nil
 }
 
 func row(name string, got, bound time.Duration, what string) {
-	fmt.Printf("  %-48s %9.2f ms   %9.2f ms %-32s ratio %.2f\n", name[2:], ms(got), ms(bound), what, float64(got)/float64(bound))
+	fmt.Printf("  %-48s %9.2f ms   %9.2f ms %-32s ratio %.2f\n", name, ms(got), ms(bound), what, float64(got)/float64(bound))
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

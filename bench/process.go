@@ -41,26 +41,29 @@ func (p *process) stop() {
 	<-p.done
 }
 
-// memory returns the resident memory of the process in MB, now and at its peak.
-func (p *process) memory() (now, peak float64, err error) {
+// memory is what a process holds, in MB.
+type memory struct {
+	own     float64 // its data
+	program float64 // the pages of the program itself, which processes of one image share
+	peak    float64 // of both together
+}
+
+// memory reads what the process holds now.
+func (p *process) memory() (memory, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
-		return 0, 0, err
+		return memory{}, err
 	}
+	var m memory
+	fields := map[string]*float64{"RssAnon:": &m.own, "RssFile:": &m.program, "VmHWM:": &m.peak}
 	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		kb, _ := strconv.ParseFloat(fields[1], 64)
-		switch fields[0] {
-		case "VmRSS:":
-			now = kb / 1024
-		case "VmHWM:":
-			peak = kb / 1024
+		words := strings.Fields(line)
+		if len(words) > 1 && fields[words[0]] != nil {
+			kb, _ := strconv.ParseFloat(words[1], 64)
+			*fields[words[0]] = kb / 1024
 		}
 	}
-	return now, peak, nil
+	return m, nil
 }
 
 // until calls try, again and again, until it says yes or a minute is over.
