@@ -7,4 +7,4 @@ import _ "embed"
 // HAProxy is the text of haproxy.cfg.tmpl.
 //
 //go:embed haproxy.cfg.tmpl
-var HAProxy string //nolint:gochecknoglobals // embedding needs a variable
+var HAProxy string // embedding needs a variable

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,49 +24,49 @@ const Patience = 30 * time.Second
 
 // Bin returns the path of HAProxy. Without one the test fails, unless SIDEKICK_TEST_WITHOUT names
 // haproxy: then it is skipped.
-func Bin(t testing.TB) string {
-	t.Helper()
+func Bin(tb testing.TB) string {
+	tb.Helper()
 	path, err := exec.LookPath("haproxy")
 	if err == nil {
 		return path
 	}
-	if strings.Contains(os.Getenv("SIDEKICK_TEST_WITHOUT"), "haproxy") {
-		t.Skip("left out: no haproxy here")
+	if strings.Contains(os.Getenv("SIDEKICK_TEST_WITHOUT"), "haproxy") { //nolint:forbidigo // a setting of the tests
+		tb.Skip("left out: no haproxy here")
 	}
-	t.Fatalf("haproxy is needed: install it, or set SIDEKICK_TEST_WITHOUT=haproxy to leave this out (%v)", err)
+	tb.Fatalf("haproxy is needed: install it, or set SIDEKICK_TEST_WITHOUT=haproxy to leave this out (%v)", err)
 	return ""
 }
 
 // Dir returns a fresh directory whose name is short enough for sockets.
-func Dir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "hp") //nolint:usetesting // t.TempDir is too long for a socket
+func Dir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "hp") //nolint:usetesting // tb.TempDir is too long for a socket
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) }) //nolint:errcheck // the machine's temporary directory
+	tb.Cleanup(func() { os.RemoveAll(dir) }) // the machine's temporary directory
 	return dir
 }
 
 // Address returns a free address of the host; an address of its own keeps two HAProxys from sharing
 // a port without a word.
-func Address(t testing.TB, host string) string {
-	t.Helper()
+func Address(tb testing.TB, host string) string {
+	tb.Helper()
 	l, err := net.Listen("tcp", host+":0") //nolint:noctx // closed at once
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // nothing was accepted
+	defer l.Close() // nothing was accepted
 	return l.Addr().String()
 }
 
 // Server starts a web server that answers its name and returns its address.
-func Server(t testing.TB, name string) string {
-	t.Helper()
+func Server(tb testing.TB, name string) string {
+	tb.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, name) //nolint:errcheck // the client counts
+		io.WriteString(w, name) // the client counts
 	}))
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
 
@@ -76,7 +77,7 @@ func Get(addr string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close() // read to its end
 	body, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %s", resp.Status)
@@ -85,8 +86,8 @@ func Get(addr string) (string, error) {
 }
 
 // Until waits for a condition.
-func Until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
+func Until(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	deadline := time.NewTimer(Patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -95,7 +96,7 @@ func Until(t testing.TB, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			t.Fatalf("waited %s in vain for: %s", Patience, what)
+			tb.Fatalf("waited %s in vain for: %s", Patience, what)
 		}
 	}
 }
@@ -110,13 +111,14 @@ type Load struct {
 }
 
 // Start sends requests to addr from a number of clients, over kept connections or not.
-func Start(t testing.TB, addr string, clients int, keepAlive bool) *Load {
-	ctx, cancel := context.WithCancel(context.Background())
+func Start(tb testing.TB, addr string, clients int, keepAlive bool) *Load {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(tb.Context())
 	l := &Load{stop: cancel, sent: map[string]int{}}
 	for range clients {
 		l.wait.Go(func() { l.client(ctx, addr, keepAlive) })
 	}
-	t.Cleanup(func() { l.Stop() })
+	tb.Cleanup(func() { l.Stop() })
 	return l
 }
 
@@ -159,9 +161,7 @@ func (l *Load) Sent() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := map[string]int{}
-	for k, v := range l.sent {
-		out[k] = v
-	}
+	maps.Copy(out, l.sent)
 	return out
 }
 
@@ -178,10 +178,10 @@ func (l *Load) Stop() (ok int, failed []error) {
 }
 
 // MustLoseNothing ends the load and fails the test if a request failed or none was sent.
-func (l *Load) MustLoseNothing(t testing.TB) {
-	t.Helper()
+func (l *Load) MustLoseNothing(tb testing.TB) {
+	tb.Helper()
 	ok, failed := l.Stop()
 	if len(failed) > 0 || ok == 0 {
-		t.Errorf("%d requests answered, %d failed, want 0 failed: %v", ok, len(failed), errors.Join(failed[:min(5, len(failed))]...))
+		tb.Errorf("%d requests answered, %d failed, want 0 failed: %v", ok, len(failed), errors.Join(failed[:min(5, len(failed))]...))
 	}
 }

@@ -39,7 +39,7 @@ func (w *wire) get(host string, keepAlive bool) (body string, more bool, err err
 	if err != nil {
 		return "", false, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close() // read to its end
 	text, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %s", resp.Status)
@@ -49,6 +49,6 @@ func (w *wire) get(host string, keepAlive bool) (body string, more bool, err err
 
 func (w *wire) close() {
 	if w != nil {
-		w.conn.Close() //nolint:errcheck // done with it
+		w.conn.Close() // done with it
 	}
 }

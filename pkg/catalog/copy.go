@@ -42,19 +42,16 @@ func (v *View) save(ctx context.Context, in <-chan *service.Catalog) error {
 	for {
 		select {
 		case waiting = <-in:
-			if !idle {
-				continue
-			}
 		case <-next.C:
 			idle = true
-			if waiting == nil {
-				continue
-			}
 		case <-ctx.Done():
 			if waiting != nil && v.CachePath != "" {
 				v.saved(v.write(waiting), &failing)
 			}
 			return ctx.Err()
+		}
+		if !idle || waiting == nil {
+			continue
 		}
 		if v.CachePath == "" {
 			waiting = nil

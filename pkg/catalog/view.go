@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -71,11 +72,7 @@ func (v *View) Run(ctx context.Context, in <-chan *service.Catalog, out chan<- *
 // became empty, and starts from the copy on disk if the registry does not answer in time. The
 // catalogs as they are go to changed.
 func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot, changed chan<- *service.Catalog) error {
-	wait := v.ColdWait
-	if wait == 0 {
-		wait = 500 * time.Millisecond
-	}
-	cold := time.NewTimer(wait)
+	cold := time.NewTimer(cmp.Or(v.ColdWait, 500*time.Millisecond))
 	defer cold.Stop()
 	empty := emptied{keep: v.KeepEmpty}
 	var last *service.Catalog // without empty services

@@ -40,6 +40,7 @@ type registry struct {
 }
 
 func newRegistry(t *testing.T) *registry {
+	t.Helper()
 	return &registry{t: t, b: service.NewBuilder(prefix)}
 }
 
@@ -294,7 +295,7 @@ func TestCopyIsWrittenOnceASecondAtMost(t *testing.T) {
 		read := make(chan struct{})
 		go func() {
 			defer close(read)
-			for range r.out { //nolint:revive // only the copy matters here
+			for range r.out { // only the copy matters here
 			}
 		}()
 		for n := range 100 { // ten a second

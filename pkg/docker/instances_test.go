@@ -17,15 +17,15 @@ import (
 
 // recorded reads an answer of a real engine (20.10, API 1.41; what does not matter here is left
 // out) to an inspection of one container in a certain setting.
-func recorded(t testing.TB, name string) container.InspectResponse {
-	t.Helper()
+func recorded(tb testing.TB, name string) container.InspectResponse {
+	tb.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", "engine-20.10", name+".json"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var c container.InspectResponse
 	if err := json.Unmarshal(b, &c); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c
 }
@@ -39,8 +39,8 @@ func testHost(advertise string) host {
 }
 
 // readOne returns the only instance of a container, or the reason that there is none.
-func readOne(t testing.TB, h host, c *container.InspectResponse, drivers map[string]string) (service.Instance, string) {
-	t.Helper()
+func readOne(tb testing.TB, h host, c *container.InspectResponse, drivers map[string]string) (service.Instance, string) {
+	tb.Helper()
 	v := newView(c)
 	for k, e := range v.endpoints {
 		v.endpoints[k].driver = drivers[e.network]
@@ -57,7 +57,7 @@ func readOne(t testing.TB, h host, c *container.InspectResponse, drivers map[str
 	case len(r.instances) == 0 && len(r.rejected) == 0:
 		return service.Instance{}, "not exposed"
 	}
-	t.Fatalf("got %d instances and %d rejections", len(r.instances), len(r.rejected))
+	tb.Fatalf("got %d instances and %d rejections", len(r.instances), len(r.rejected))
 	return service.Instance{}, ""
 }
 

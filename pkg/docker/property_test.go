@@ -33,6 +33,7 @@ const (
 )
 
 func playHistory(t *testing.T, steps []int) {
+	t.Helper()
 	e := fakeengine.New(t)
 	truth := map[int]string{}
 	w := watch(t, e, func(s *Source) { s.Resync = 30 * time.Millisecond })

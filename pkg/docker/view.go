@@ -83,13 +83,9 @@ func (v *view) readNetworks(s *container.NetworkSettings, ports map[uint16]struc
 		if !addTCP(ports, p) {
 			continue
 		}
-		for _, b := range bindings {
-			port, err := strconv.ParseUint(b.HostPort, 10, 16)
-			if err == nil && port > 0 {
-				v.published[p.Num()] = append(v.published[p.Num()], netip.AddrPortFrom(b.HostIP.Unmap(), uint16(port)))
-			}
+		if places := published(bindings); len(places) > 0 {
+			v.published[p.Num()] = places
 		}
-		slices.SortFunc(v.published[p.Num()], netip.AddrPort.Compare)
 	}
 	for name, e := range s.Networks {
 		if e == nil {
@@ -104,6 +100,19 @@ func (v *view) readNetworks(s *container.NetworkSettings, ports map[uint16]struc
 		}
 	}
 	slices.SortFunc(v.endpoints, func(a, b endpoint) int { return cmp.Compare(a.network, b.network) })
+}
+
+// published is where on the host a port is published, sorted.
+func published(bindings []network.PortBinding) []netip.AddrPort {
+	var places []netip.AddrPort
+	for _, b := range bindings {
+		port, err := strconv.ParseUint(b.HostPort, 10, 16)
+		if err == nil && port > 0 {
+			places = append(places, netip.AddrPortFrom(b.HostIP.Unmap(), uint16(port)))
+		}
+	}
+	slices.SortFunc(places, netip.AddrPort.Compare)
+	return places
 }
 
 // addTCP takes a port in if it is one of TCP, and tells whether it was.

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -10,7 +11,7 @@ import (
 // BenchmarkPlan is what the driver does for one changed server among many services (P12).
 func BenchmarkPlan(b *testing.B) {
 	for _, services := range []int{100, 10000} {
-		b.Run(fmt.Sprint(services), func(b *testing.B) {
+		b.Run(strconv.Itoa(services), func(b *testing.B) {
 			before, after := manyServices(services, 100), manyServices(services, 7)
 			known := readBlocks(before[0])
 			for b.Loop() {

@@ -48,7 +48,7 @@ func (r *Refused) Error() string {
 func check(ctx context.Context, bin, path, live string) error {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, bin, "-c", "-f", path) //nolint:gosec // the operator names the program
+	cmd := exec.CommandContext(ctx, bin, "-c", "-f", path) // the operator names the program
 	cmd.Dir = filepath.Dir(path)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

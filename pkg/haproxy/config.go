@@ -10,8 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
 	"github.com/sirupsen/logrus"
+
+	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
 )
 
 // Config says where HAProxy is and how it is driven. Paths must be absolute, because HAProxy's
@@ -109,7 +110,7 @@ func Prepare(ctx context.Context, c Config) error {
 		return err
 	}
 	dir := filepath.Dir(c.Path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // HAProxy may be another user
 		return fmt.Errorf("prepare haproxy: %w", err)
 	}
 	_, err := os.Stat(c.Path)
@@ -120,8 +121,7 @@ func Prepare(ctx context.Context, c Config) error {
 		return fmt.Errorf("prepare haproxy: %w", err)
 	}
 	err = check(ctx, c.Bin, c.Path, c.Path)
-	var refused *Refused
-	if !errors.As(err, &refused) {
+	if _, ok := errors.AsType[*Refused](err); !ok {
 		return err
 	}
 	if err := os.Rename(c.Path, c.Path+".refused"); err != nil {

@@ -148,8 +148,7 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	if n > 0 {
 		res = Result{How: HowRuntime, Commands: n}
 	}
-	var refused *commandError
-	if errors.As(err, &refused) {
+	if _, ok := errors.AsType[*commandError](err); ok {
 		diff.reload(ReasonRefused, err.Error())
 	} else if err != nil {
 		return res, 0, err
@@ -296,7 +295,7 @@ func namesOf(files render.Files) []string {
 
 // ownVersion is the version of the program that does our checks, "" if it does not say.
 func (d *Driver) ownVersion(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, d.cfg.Bin, "-v").Output() //nolint:gosec // the operator names it
+	out, err := exec.CommandContext(ctx, d.cfg.Bin, "-v").Output() // the operator names it
 	if err != nil {
 		return ""
 	}

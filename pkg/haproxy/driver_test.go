@@ -12,9 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -33,29 +34,32 @@ type bench struct {
 	stop   func() error
 }
 
-func configFor(t testing.TB) Config {
-	dir := haproxytest.Dir(t)
+func configFor(tb testing.TB) Config {
+	tb.Helper()
+	dir := haproxytest.Dir(tb)
 	return Config{
-		Bin: haproxytest.Bin(t), Path: filepath.Join(dir, "haproxy.cfg"),
+		Bin: haproxytest.Bin(tb), Path: filepath.Join(dir, "haproxy.cfg"),
 		MasterSocket: filepath.Join(dir, "m.sock"), RuntimeSocket: filepath.Join(dir, "r.sock"),
 		StopGrace: 200 * time.Millisecond,
 	}
 }
 
 // managed starts a driver with a HAProxy of its own.
-func managed(t testing.TB) *bench {
-	cfg := configFor(t)
+func managed(tb testing.TB) *bench {
+	tb.Helper()
+	cfg := configFor(tb)
 	cfg.Managed = true
-	b := &bench{cfg: cfg, addr: haproxytest.Address(t, "127.0.0.11")}
-	b.run(t)
+	b := &bench{cfg: cfg, addr: haproxytest.Address(tb, "127.0.0.11")}
+	b.run(tb)
 	return b
 }
 
 // run starts the driver's loop.
-func (b *bench) run(t testing.TB) {
+func (b *bench) run(tb testing.TB) {
+	tb.Helper()
 	d, err := NewDriver(b.cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b.driver, b.in = d, make(chan render.Files)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -70,9 +74,9 @@ func (b *bench) run(t testing.TB) {
 		cancel()
 		return <-done
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := b.stop(); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("run: %v", err)
+			tb.Errorf("run: %v", err)
 		}
 	})
 }
@@ -112,19 +116,19 @@ func files(text string) render.Files {
 }
 
 // apply applies a text by a direct call, waiting for a HAProxy that is being started.
-func (b *bench) apply(t testing.TB, text string) Result {
-	t.Helper()
-	return b.applyFiles(t, files(text))
+func (b *bench) apply(tb testing.TB, text string) Result {
+	tb.Helper()
+	return b.applyFiles(tb, files(text))
 }
 
-func (b *bench) applyFiles(t testing.TB, want render.Files) Result {
-	t.Helper()
+func (b *bench) applyFiles(tb testing.TB, want render.Files) Result {
+	tb.Helper()
 	var res Result
-	haproxytest.Until(t, "the text to be applied", func() bool {
+	haproxytest.Until(tb, "the text to be applied", func() bool {
 		var err error
-		res, err = b.driver.Apply(t.Context(), want)
+		res, err = b.driver.Apply(tb.Context(), want)
 		if asRefused(err) != nil {
-			t.Fatalf("apply: %v", err)
+			tb.Fatalf("apply: %v", err)
 		}
 		return err == nil
 	})
@@ -132,20 +136,20 @@ func (b *bench) applyFiles(t testing.TB, want render.Files) Result {
 }
 
 // worker asks the running HAProxy who it is.
-func (b *bench) worker(t testing.TB) Worker {
-	t.Helper()
-	i, err := b.driver.api.info(t.Context())
+func (b *bench) worker(tb testing.TB) Worker {
+	tb.Helper()
+	i, err := b.driver.api.info(tb.Context())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return i.worker
 }
 
 // accepted fails the test if HAProxy does not accept the file on disk (P6, F8).
-func (b *bench) accepted(t testing.TB) {
-	t.Helper()
-	if err := check(t.Context(), b.cfg.Bin, b.cfg.Path, b.cfg.Path); err != nil {
-		t.Errorf("the file on disk: %v", err)
+func (b *bench) accepted(tb testing.TB) {
+	tb.Helper()
+	if err := check(tb.Context(), b.cfg.Bin, b.cfg.Path, b.cfg.Path); err != nil {
+		tb.Errorf("the file on disk: %v", err)
 	}
 }
 
@@ -192,7 +196,7 @@ func TestRefusedTextLeavesTheOldOne(t *testing.T) {
 	defer taken.Close()
 	load := haproxytest.Start(t, b.addr, 2, false)
 	tests := map[string]struct{ text, stage, words string }{
-		"broken":           {text + "    balanse roundrobin\n", StageCheck, "unknown keyword 'balanse'"},
+		"broken":           {text + "    frobnicate roundrobin\n", StageCheck, "unknown keyword 'frobnicate'"},
 		"address taken":    {b.text("    bind "+taken.Addr().String()+"\n", "s1 127.0.0.1:1"), StageProbe, taken.Addr().String()},
 		"socket forgotten": {strings.ReplaceAll(text, "stats socket", "# stats socket"), StageText, "stats socket " + b.cfg.RuntimeSocket},
 	}
@@ -310,10 +314,10 @@ func TestRuntimeChangesUnderLoad(t *testing.T) {
 }
 
 // inStep fails unless the running servers are those of the text (P6, F12).
-func (b *bench) inStep(t testing.TB, text string) {
-	t.Helper()
-	haproxytest.Until(t, "running to equal wanted", func() bool {
-		live, err := b.driver.api.servers(t.Context())
+func (b *bench) inStep(tb testing.TB, text string) {
+	tb.Helper()
+	haproxytest.Until(tb, "running to equal wanted", func() bool {
+		live, err := b.driver.api.servers(tb.Context())
 		if err != nil {
 			return false
 		}

@@ -11,30 +11,32 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
-	"pgregory.net/rapid"
 )
 
 // external is a driver whose HAProxy is a process of its own.
-func external(t testing.TB) *bench {
-	cfg := configFor(t)
+func external(tb testing.TB) *bench {
+	tb.Helper()
+	cfg := configFor(tb)
 	cfg.SameNetwork = true
-	return &bench{cfg: cfg, addr: haproxytest.Address(t, "127.0.0.21")}
+	return &bench{cfg: cfg, addr: haproxytest.Address(tb, "127.0.0.21")}
 }
 
 // start runs HAProxy as `sidekick haproxy` does and returns what ends all of it.
-func (b *bench) start(t testing.TB) (kill func()) {
-	t.Helper()
-	if err := Prepare(t.Context(), b.cfg); err != nil {
-		t.Fatal(err)
+func (b *bench) start(tb testing.TB) (kill func()) {
+	tb.Helper()
+	if err := Prepare(tb.Context(), b.cfg); err != nil {
+		tb.Fatal(err)
 	}
 	args := ExecArgs(b.cfg)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = filepath.Dir(b.cfg.Path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	killed := false
 	kill = func() {
@@ -44,21 +46,21 @@ func (b *bench) start(t testing.TB) (kill func()) {
 		killed = true
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
-		haproxytest.Until(t, "nobody to answer", func() bool {
+		haproxytest.Until(tb, "nobody to answer", func() bool {
 			_, err := haproxytest.Get(b.addr)
 			return err != nil
 		})
 	}
-	t.Cleanup(kill)
+	tb.Cleanup(kill)
 	return kill
 }
 
-func (b *bench) send(t testing.TB, text string) {
-	t.Helper()
+func (b *bench) send(tb testing.TB, text string) {
+	tb.Helper()
 	select {
 	case b.in <- files(text):
 	case <-time.After(haproxytest.Patience):
-		t.Fatal("the driver does not take a text")
+		tb.Fatal("the driver does not take a text")
 	}
 }
 

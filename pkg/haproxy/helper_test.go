@@ -23,7 +23,8 @@ type latch struct {
 }
 
 // slowServer answers "slow" when the test says so.
-func slowServer(t testing.TB) (addr string, l latch) {
+func slowServer(tb testing.TB) (addr string, l latch) {
+	tb.Helper()
 	l = latch{started: make(chan struct{}), end: make(chan struct{})}
 	var once sync.Once
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -32,7 +33,7 @@ func slowServer(t testing.TB) (addr string, l latch) {
 		w.Header().Set("Connection", "close") // an idle connection would put the deletion off
 		io.WriteString(w, "slow")
 	}))
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return s.Listener.Addr().String(), l
 }
 

@@ -16,7 +16,7 @@ func Check(ctx context.Context, bin string, files render.Files) error {
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a directory of temporary files
+	defer os.RemoveAll(dir) // a directory of temporary files
 	s := store{path: filepath.Join(dir, "haproxy.cfg")}
 	candidate, err := s.stage(files)
 	if err != nil {

@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 const (

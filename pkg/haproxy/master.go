@@ -71,7 +71,7 @@ func parseProcesses(answer string) (p processes, ok bool) {
 		case "master":
 			p.master, p.reloads, ok = pid, reloads, true
 			if len(f) > 4 && f[3] == "[failed:" {
-				p.failed, _ = strconv.Atoi(strings.TrimSuffix(f[4], "]")) //nolint:errcheck // 0 then
+				p.failed, _ = strconv.Atoi(strings.TrimSuffix(f[4], "]")) // 0 then
 			}
 		case "worker":
 			p.workers = append(p.workers, process{pid: pid, reloads: reloads})

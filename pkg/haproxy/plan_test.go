@@ -8,8 +8,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"pgregory.net/rapid"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // modelServer and modelBackend are a configuration as a test means it, before it becomes text.
@@ -369,11 +370,11 @@ func FuzzPlan(f *testing.F) {
 				}
 			}
 		}
-		var whole string
+		var text strings.Builder
 		for _, s := range parse(a) {
-			whole += s.text
+			text.WriteString(s.text)
 		}
-		if len(parse(a)) > 0 && whole != a {
+		if whole := text.String(); len(parse(a)) > 0 && whole != a {
 			t.Fatalf("the sections of %q give %q", a, whole)
 		}
 	})

@@ -24,13 +24,21 @@ func binds(files render.Files) []netip.AddrPort {
 			continue
 		}
 		for _, l := range s.lines {
-			if word(l, 0) == "bind" && len(l.words) > 1 && l.plain {
-				for _, one := range strings.Split(l.words[1], ",") {
-					if a, ok := bindAddress(one); ok {
-						all = append(all, a)
-					}
-				}
-			}
+			all = append(all, bindAddresses(l)...)
+		}
+	}
+	return all
+}
+
+// bindAddresses reads a line's literal addresses, none if it is not a bind line.
+func bindAddresses(l line) []netip.AddrPort {
+	if word(l, 0) != "bind" || len(l.words) < 2 || !l.plain {
+		return nil
+	}
+	var all []netip.AddrPort
+	for one := range strings.SplitSeq(l.words[1], ",") {
+		if a, ok := bindAddress(one); ok {
+			all = append(all, a)
 		}
 	}
 	return all
@@ -71,7 +79,7 @@ func probe(ctx context.Context, running, wanted render.Files) error {
 		l, err := lc.Listen(ctx, network(a), a.String())
 		switch {
 		case err == nil:
-			l.Close() //nolint:errcheck // nothing was accepted
+			l.Close() // nothing was accepted
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, syscall.EADDRINUSE):

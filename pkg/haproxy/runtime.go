@@ -37,11 +37,11 @@ func dial(ctx context.Context, path string) (net.Conn, func(), error) {
 		cancel()
 		return nil, nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it only unblocks the reader
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // it only unblocks the reader
 	return conn, func() {
 		stop()
 		cancel()
-		conn.Close() //nolint:errcheck // read to its end or given up
+		conn.Close() // read to its end or given up
 	}, nil
 }
 

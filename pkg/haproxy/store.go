@@ -199,7 +199,7 @@ func (s store) readApplied() applied {
 func textHash(files render.Files) string {
 	h := sha256.New()
 	for _, f := range files {
-		io.WriteString(h, f.Name+"\x00") //nolint:errcheck // a hash does not fail
+		io.WriteString(h, f.Name+"\x00") // a hash does not fail
 		f.WriteTo(h)                     //nolint:errcheck // a hash does not fail
 		h.Write([]byte{0})
 	}

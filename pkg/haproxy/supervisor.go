@@ -53,7 +53,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // it was only locked
+	defer lock.Close() // it was only locked
 	adoptOrphans()
 	ended := make(chan struct{})
 	go func() {
@@ -93,7 +93,7 @@ func (s *Supervisor) vacant(ctx context.Context) (*os.File, error) {
 		if pause(limit, pollEvery) == nil {
 			continue
 		}
-		lock.Close() //nolint:errcheck // nothing was written
+		lock.Close() // nothing was written
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -135,8 +135,7 @@ func (s *Supervisor) supervise(ctx context.Context) {
 // once runs HAProxy until it ends or ctx does.
 func (s *Supervisor) once(ctx context.Context) error {
 	err := Prepare(ctx, s.cfg)
-	var refused *Refused
-	if errors.As(err, &refused) {
+	if _, ok := errors.AsType[*Refused](err); ok {
 		s.cfg.Log.WithError(err).Warn("haproxy refuses the configuration on disk; starting with a minimal one")
 	} else if err != nil {
 		return err
@@ -186,13 +185,13 @@ func (s *Supervisor) start() (*child, error) {
 		return nil, err
 	}
 	args := ExecArgs(s.cfg)
-	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec,noctx // the operator names it; it is stopped by signals
+	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // it is stopped by signals
 	cmd.Dir = filepath.Dir(s.cfg.Path)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	c := &child{cmd: cmd, exited: make(chan error, 1), output: r, read: make(chan struct{}), mark: s.alerts.mark()}
 	err = cmd.Start()
-	w.Close() //nolint:errcheck // the child has its own
+	w.Close() // the child has its own
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
@@ -246,7 +245,7 @@ func (c *child) end() {
 	for {
 		err := syscall.Kill(-group, syscall.SIGKILL)
 		for {
-			pid, _ := syscall.Wait4(-group, nil, syscall.WNOHANG, nil) //nolint:errcheck // none left is fine
+			pid, _ := syscall.Wait4(-group, nil, syscall.WNOHANG, nil) // none left is fine
 			if pid <= 0 {
 				break
 			}
@@ -265,7 +264,7 @@ func (c *child) end() {
 	}
 	c.output.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // then the reader waits for the end
 	<-c.read
-	c.output.Close() //nolint:errcheck // read to its end
+	c.output.Close() // read to its end
 }
 
 // listen passes on what HAProxy prints.

@@ -66,8 +66,7 @@ func (d *Driver) tell(res Result, wait time.Duration, err error) {
 
 // asRefused returns the refusal within an error, nil if there is none.
 func asRefused(err error) *Refused {
-	var refused *Refused
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*Refused](err); ok {
 		return refused
 	}
 	return nil

@@ -43,9 +43,9 @@ func parseInfo(answer string) (info, error) {
 		case "Stopping":
 			i.stopping = value != "0"
 		case "Pid":
-			i.worker.Pid, _ = strconv.Atoi(value) //nolint:errcheck // 0 is refused below
+			i.worker.Pid, _ = strconv.Atoi(value) // 0 is refused below
 		case "Start_time_sec":
-			i.worker.Start, _ = strconv.ParseInt(value, 10, 64) //nolint:errcheck // 0 is a weaker identity
+			i.worker.Start, _ = strconv.ParseInt(value, 10, 64) // 0 is a weaker identity
 		}
 	}
 	if i.worker.Pid == 0 {

@@ -60,8 +60,7 @@ func newChecker(dial func(ctx context.Context, network, address string) (net.Con
 // looks at the check's interval, and what failed or passed as often as the check says counts.
 func (c *checker) watch(ctx context.Context, check *service.Check, tell func(verdict) bool) {
 	begin := time.Now()
-	var last *verdict
-	passed, streak := false, 0 // streak: outcomes in a row that speak against last
+	var h history
 	for {
 		err := c.once(ctx, check)
 		if ctx.Err() != nil {
@@ -70,26 +69,39 @@ func (c *checker) watch(ctx context.Context, check *service.Check, tell func(ver
 		v := verdict{up: err == nil}
 		if err != nil {
 			v.reason = err.Error()
-			v.overdue = !passed && time.Since(begin) >= overdue
+			v.overdue = !h.passed && time.Since(begin) >= overdue
 		}
-		needed := 1
-		if passed && v.up != last.up {
-			streak++
-			needed = patience(check, v.up)
-		} else {
-			streak = 0
+		if h.turn(check, v) && !tell(v) {
+			return
 		}
-		if last == nil || *last != v && (v.up == last.up || streak >= needed || !passed) {
-			last, streak = &v, 0
-			if !tell(v) {
-				return
-			}
-		}
-		passed = passed || v.up
-		if !wait(ctx, pace(check, passed, time.Since(begin))) {
+		if !wait(ctx, pace(check, h.passed, time.Since(begin))) {
 			return
 		}
 	}
+}
+
+// history is what the checks of one candidate have shown so far.
+type history struct {
+	last   *verdict // told; nil before the first
+	passed bool     // once at least
+	streak int      // outcomes in a row that speak against last
+}
+
+// turn takes the next outcome in, and tells whether it becomes the verdict.
+func (h *history) turn(check *service.Check, v verdict) bool {
+	needed := 1
+	if h.passed && v.up != h.last.up {
+		h.streak++
+		needed = patience(check, v.up)
+	} else {
+		h.streak = 0
+	}
+	turned := h.last == nil || *h.last != v && (v.up == h.last.up || h.streak >= needed || !h.passed)
+	if turned {
+		h.last, h.streak = &v, 0
+	}
+	h.passed = h.passed || v.up
+	return turned
 }
 
 // patience is how many outcomes in a row turn a verdict.

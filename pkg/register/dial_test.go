@@ -37,7 +37,7 @@ func TestGateDials(t *testing.T) {
 		t.Helper()
 		select {
 		case set := <-out:
-			return print(set)
+			return summary(set)
 		case <-time.After(30 * time.Second):
 			t.Fatal("no set came")
 			return ""

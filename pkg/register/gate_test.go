@@ -80,10 +80,11 @@ func (n *fakeNetwork) answer(c net.Conn) {
 	_, _ = fmt.Fprintf(c, "HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", status)
 }
 
-func (n *fakeNetwork) count(address string) int {
+// tries is how often a80 was dialled.
+func (n *fakeNetwork) tries() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.dials[address])
+	return len(n.dials[a80])
 }
 
 // gated is a running Gate with all that came out of it.
@@ -112,7 +113,7 @@ func openGate(t *testing.T) *gated {
 			select {
 			case set := <-out:
 				g.mu.Lock()
-				g.sets = append(g.sets, print(set))
+				g.sets = append(g.sets, summary(set))
 				g.mu.Unlock()
 			case <-ctx.Done():
 				return
@@ -128,7 +129,7 @@ func openGate(t *testing.T) *gated {
 	return g
 }
 
-func print(set []service.Instance) string {
+func summary(set []service.Instance) string {
 	var texts []string
 	for _, i := range set {
 		texts = append(texts, i.ID+":"+string(i.State))
@@ -203,8 +204,11 @@ func TestGateWaitsForTheFirstAnswer(t *testing.T) {
 // A container that listens soon is found at once, one that takes long costs little.
 func TestGatePace(t *testing.T) {
 	for _, tt := range []struct{ after, within time.Duration }{
-		{0, 0}, {3 * time.Millisecond, 5 * time.Millisecond}, {90 * time.Millisecond, 10 * time.Millisecond},
-		{time.Second, 120 * time.Millisecond}, {time.Minute, latest},
+		{0, 0},
+		{3 * time.Millisecond, 5 * time.Millisecond},
+		{90 * time.Millisecond, 10 * time.Millisecond},
+		{time.Second, 120 * time.Millisecond},
+		{time.Minute, latest},
 	} {
 		t.Run(tt.after.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -221,7 +225,7 @@ func TestGatePace(t *testing.T) {
 				if last != "[a:ready]" {
 					t.Errorf("listening after %v: not found within %v", tt.after, tt.within)
 				}
-				if n := g.net.count(a80); n > 60+int(tt.after/latest) {
+				if n := g.net.tries(); n > 60+int(tt.after/latest) {
 					t.Errorf("%d connects in %v", n, tt.after)
 				}
 			})
@@ -256,11 +260,11 @@ func TestGateDampsFlaps(t *testing.T) {
 		synctest.Wait()
 		for range 50 {
 			g.net.set(a80, false)
-			for n := g.net.count(a80); g.net.count(a80) == n; {
+			for n := g.net.tries(); g.net.tries() == n; {
 				time.Sleep(100 * time.Millisecond)
 			}
 			g.net.set(a80, true)
-			for n := g.net.count(a80); g.net.count(a80) == n; {
+			for n := g.net.tries(); g.net.tries() == n; {
 				time.Sleep(100 * time.Millisecond)
 			}
 		}

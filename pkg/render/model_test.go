@@ -154,13 +154,23 @@ func TestQuoting(t *testing.T) {
 	}{
 		{"quote", `a'b "c" # ${X} \ %[y]`, `'a'\''b "c" # ${X} \ %[y]'`},
 		{"quote", "", "''"},
-		{"quote", "a\nb", ""}, {"quote", "a\x00b", ""}, {"quote", "a\rb", ""}, {"quote", "\u2028", ""},
+		{"quote", "a\nb", ""},
+		{"quote", "a\x00b", ""},
+		{"quote", "a\rb", ""},
+		{"quote", "\u2028", ""},
 		{"quotefmt", `100% %[env(X)] 'q'`, `'100%% %%[env(X)] '\''q'\'''`},
 		{"quotefmt", "a\nb", ""},
 		{"mapkey", "*.a.test/x/", "*.a.test/x/"},
-		{"mapkey", "#a", ""}, {"mapkey", "a b", ""}, {"mapkey", "", ""}, {"mapkey", "a\nb", ""},
-		{"mapvalue", "be_x y", "be_x y"}, {"mapvalue", " x", ""}, {"mapvalue", "", ""}, {"mapvalue", "a\nb", ""},
-		{"comment", "shop-web-1 (é)", "shop-web-1 (é)"}, {"comment", "a\nserver x", ""},
+		{"mapkey", "#a", ""},
+		{"mapkey", "a b", ""},
+		{"mapkey", "", ""},
+		{"mapkey", "a\nb", ""},
+		{"mapvalue", "be_x y", "be_x y"},
+		{"mapvalue", " x", ""},
+		{"mapvalue", "", ""},
+		{"mapvalue", "a\nb", ""},
+		{"comment", "shop-web-1 (é)", "shop-web-1 (é)"},
+		{"comment", "a\nserver x", ""},
 	}
 	for _, test := range tests {
 		s := testSettings()

@@ -50,9 +50,19 @@ func anyValue(t *rapid.T) []byte {
 	options := map[string]string{}
 	for _, o := range [][]string{
 		{"balance", "roundrobin", "leastconn", "first", "random", "random(3)", "source", "uri", "uri whole", "uri path-only", "url_param x", "hdr(X-Y)"},
-		{"path.strip", "true", "false"}, {"default", "true", "false"}, {"backup", "true"}, {"maxconn", "1", "1000000"}, {"retry", "post"},
-		{"timeout.server", "1ms", "480h", "1m30s"}, {"timeout.connect", "1500ms"}, {"timeout.tunnel", "480h"}, {"timeout.queue", "1s"},
-		{"header.request.X", "a"}, {"auth", "users"}, {"sticky", "id"}, {"newer", "x"},
+		{"path.strip", "true", "false"},
+		{"default", "true", "false"},
+		{"backup", "true"},
+		{"maxconn", "1", "1000000"},
+		{"retry", "post"},
+		{"timeout.server", "1ms", "480h", "1m30s"},
+		{"timeout.connect", "1500ms"},
+		{"timeout.tunnel", "480h"},
+		{"timeout.queue", "1s"},
+		{"header.request.X", "a"},
+		{"auth", "users"},
+		{"sticky", "id"},
+		{"newer", "x"},
 	} {
 		if rapid.IntRange(0, 2).Draw(t, o[0]+"?") == 0 {
 			options[o[0]] = anyOf(t, o[0], o[1:]...)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"text/template"
-	"text/template/parse"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -60,16 +59,20 @@ func New(name, text string, s Settings) (*Renderer, error) {
 
 // position is where a defined template begins, as "file:line".
 func position(t *template.Template) string {
-	if t.Tree == nil || len(t.Tree.Root.Nodes) == 0 {
+	if t.Tree == nil || len(t.Root.Nodes) == 0 {
 		return t.Name()
 	}
-	where, _ := t.ErrorContext(parse.Node(t.Tree.Root.Nodes[0]))
+	where, _ := t.ErrorContext(t.Root.Nodes[0])
 	return where
 }
 
 func isFileName(s string) bool {
 	return s != "" && s[0] != '.' && s[0] != '-' && !strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r))
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+			return false
+		}
+		return !strings.ContainsRune("._-", r)
 	})
 }
 

@@ -54,7 +54,9 @@ func TestAbsentFieldsHaveDefaults(t *testing.T) {
 
 func TestDecodeInstanceRefuses(t *testing.T) {
 	tests := []struct{ value, want string }{
-		{``, "not the JSON"}, {`[]`, "not the JSON"}, {`{"port":"80"}`, "not the JSON"},
+		{``, "not the JSON"},
+		{`[]`, "not the JSON"},
+		{`{"port":"80"}`, "not the JSON"},
 		{`{"service":"s","address":"host","port":80}`, `address "host" is no IP literal`},
 		{`{"service":"s","address":"0.0.0.0","port":80}`, "cannot be connected to"},
 		{`{"service":"s","address":"ff02::1","port":80}`, "cannot be connected to"},

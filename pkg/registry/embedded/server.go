@@ -62,7 +62,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	// The streams' context has to outlive ctx: Stop ends them.
 	streams, end := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Server{socket: cfg.Socket, lock: lock, log: newCore(cfg.Log), streams: end}
-	ec, err := s.config(cfg, streams)
+	ec, err := s.config(streams, cfg)
 	if err != nil {
 		return nil, errors.Join(err, s.release())
 	}
@@ -93,7 +93,7 @@ func hold(dir string) (*os.File, error) {
 
 // config is the server's whole configuration. As its only member it may have quick elections: they
 // let it serve at once after a start, and leases end by the second.
-func (s *Server) config(cfg Config, streams context.Context) (*embed.Config, error) {
+func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, error) {
 	// The peer socket is never used, but must be somewhere. It is in the directory that only we
 	// can enter. The server listens on the host part of its URL: a path would be ignored, and the
 	// socket become a random abstract one, open to every user.

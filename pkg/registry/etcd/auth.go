@@ -100,8 +100,8 @@ func (a *authority) authenticate(ctx context.Context) (string, error) {
 
 // stale tells whether the cluster refused a request for its token, and forgets it then.
 func (a *authority) stale(err error) bool {
-	switch rpctypes.Error(err) {
-	case rpctypes.ErrInvalidAuthToken, rpctypes.ErrUserEmpty, rpctypes.ErrAuthOldRevision:
+	err = rpctypes.Error(err)
+	if errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrUserEmpty) || errors.Is(err, rpctypes.ErrAuthOldRevision) {
 		a.token.Store(nil)
 		return true
 	}

@@ -136,7 +136,8 @@ func withPort(host string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("endpoint %q is not HOST:PORT (an IPv6 address goes into brackets)", host)
 	}
-	if n, err := net.LookupPort("tcp", port); name == "" || err != nil || n == 0 {
+	n, err := net.LookupPort("tcp", port) //nolint:noctx // a number, or a name from a table of this host
+	if name == "" || err != nil || n == 0 {
 		return "", fmt.Errorf("endpoint %q is not HOST:PORT with a port from 1 to 65535", host)
 	}
 	return host, nil

@@ -24,38 +24,32 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 	if err != nil {
 		return err
 	}
-	p := newProbe(w, st, stream)
+	p := newProbe(w, st)
 	defer p.stop(cancel)
 	newest, ready := st.builder.Catalog(st.revision), out
-	for {
+	for err == nil {
 		select {
 		case resp, ok := <-watch:
-			changed, err := w.drain(st, watch, resp, ok)
-			if err != nil {
-				return err
-			}
-			if changed {
+			var changed bool
+			if changed, err = w.drain(st, watch, resp, ok); changed {
 				newest, ready = st.builder.Catalog(st.revision), out
 			}
 			p.heard()
 		case ready <- newest:
 			ready = nil
 		case <-p.timer.C:
-			if err := p.next(); err != nil {
-				return err
-			}
+			err = p.next(stream)
 		case h := <-p.headers:
-			if err := p.judge(h); err != nil {
-				return err
-			}
+			err = p.judge(stream, h)
 		case again := <-st.back:
 			p.hurry(again)
 		case <-p.verify:
-			return errVerify
+			err = errVerify
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
 		}
 	}
+	return err
 }
 
 // drain takes an answer in and those that wait behind it, and tells whether they changed anything.
@@ -116,11 +110,11 @@ func spread(keys int) time.Duration {
 // probe finds out whether a quiet watch is alive. First it asks the cluster to say through the watch
 // how far it is; the cluster does not answer that while nothing was written since the watch began.
 // Then it reads the registry's revision beside the watch: if that is known, nothing can be missing;
-// if it is not, the watch must show what there is. All three take a part of Progress.
+// if it is not, the watch must show what there is. All three take a part of Progress. The context
+// given to its methods names the watch's stream, for as long as follow runs.
 type probe struct {
 	w       *Watcher
 	st      *state
-	stream  context.Context //nolint:containedctx // names the watch's stream, for as long as follow runs
 	timer   *time.Timer
 	headers chan header
 	verify  <-chan time.Time // nil while the connection was not lost
@@ -137,8 +131,8 @@ type header struct {
 	err   error
 }
 
-func newProbe(w *Watcher, st *state, stream context.Context) *probe {
-	return &probe{w: w, st: st, stream: stream, timer: time.NewTimer(w.progress()), headers: make(chan header)}
+func newProbe(w *Watcher, st *state) *probe {
+	return &probe{w: w, st: st, timer: time.NewTimer(w.progress()), headers: make(chan header)}
 }
 
 func (p *probe) stop(cancel context.CancelFunc) {
@@ -164,22 +158,22 @@ func (p *probe) hurry(again bool) {
 }
 
 // next does what is due when the timer fires.
-func (p *probe) next() error {
+func (p *probe) next(stream context.Context) error {
 	switch {
 	case p.behind > 0:
 		return fmt.Errorf("%w: it shows nothing of the revisions up to %d for %v", errSilent, p.behind, p.w.progress())
 	case !p.asked:
 		p.asked = true
-		p.ask()
+		p.ask(stream)
 		p.timer.Reset(p.w.progress() / 5)
 	case !p.asking:
 		p.asking = true
 		known := p.st.revision
 		p.wg.Go(func() {
-			h := p.read(known)
+			h := p.read(stream, known)
 			select {
 			case p.headers <- h:
-			case <-p.stream.Done():
+			case <-stream.Done():
 			}
 		})
 	}
@@ -187,15 +181,15 @@ func (p *probe) next() error {
 }
 
 // ask asks for the watch's progress. A question that cannot be put gets no answer either.
-func (p *probe) ask() {
-	ctx, cancel := context.WithTimeout(p.stream, 100*time.Millisecond)
+func (p *probe) ask(stream context.Context) {
+	ctx, cancel := context.WithTimeout(stream, 100*time.Millisecond)
 	defer cancel()
 	_ = p.w.Client.RequestProgress(ctx)
 }
 
 // read reads the registry's revision.
-func (p *probe) read(known int64) header {
-	resp, err := get(p.stream, p.w.Client, service.Root(p.w.Prefix), []clientv3.OpOption{clientv3.WithCountOnly()})
+func (p *probe) read(stream context.Context, known int64) header {
+	resp, err := get(stream, p.w.Client, service.Root(p.w.Prefix), []clientv3.OpOption{clientv3.WithCountOnly()})
 	if err != nil {
 		return header{err: fmt.Errorf("read the registry's revision: %w", err)}
 	}
@@ -204,7 +198,7 @@ func (p *probe) read(known int64) header {
 
 // judge decides by what was read whether the watch can still be trusted. A registry that does not
 // answer is no reason to give the watch up: it takes itself up again when the registry is back.
-func (p *probe) judge(h header) error {
+func (p *probe) judge(stream context.Context, h header) error {
 	p.asking = false
 	if h.err != nil {
 		p.w.failed(p.st, h.err)
@@ -221,6 +215,6 @@ func (p *probe) judge(h header) error {
 		return nil
 	}
 	p.behind = h.GetRevision()
-	p.ask()
+	p.ask(stream)
 	return nil
 }

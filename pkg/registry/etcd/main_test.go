@@ -34,63 +34,63 @@ type server struct {
 	running *embedded.Server
 }
 
-func newServer(t testing.TB) *server {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "sk") // short, for the sockets in it
+func newServer(tb testing.TB) *server {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "sk") //nolint:usetesting // tb.TempDir is too long for a socket
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s := &server{dir: dir}
-	s.start(t)
-	t.Cleanup(func() {
-		s.stop(t)
+	s.start(tb)
+	tb.Cleanup(func() {
+		s.stop(tb)
 		os.RemoveAll(dir)
 	})
 	return s
 }
 
-func (s *server) start(t testing.TB) {
-	t.Helper()
-	running, err := embedded.Start(context.WithoutCancel(t.Context()), embedded.Config{Dir: s.dir, Log: quiet()})
+func (s *server) start(tb testing.TB) {
+	tb.Helper()
+	running, err := embedded.Start(context.WithoutCancel(tb.Context()), embedded.Config{Dir: s.dir, Log: quiet()})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s.running = running
 }
 
-func (s *server) stop(t testing.TB) {
-	t.Helper()
+func (s *server) stop(tb testing.TB) {
+	tb.Helper()
 	if s.running == nil {
 		return
 	}
 	if err := s.running.Stop(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s.running = nil
 }
 
 // wipe makes the next start begin with an empty registry.
-func (s *server) wipe(t testing.TB) {
-	t.Helper()
+func (s *server) wipe(tb testing.TB) {
+	tb.Helper()
 	if err := os.RemoveAll(s.dir + "/etcd/data"); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func (s *server) dial(t testing.TB) *clientv3.Client {
-	t.Helper()
+func (s *server) dial(tb testing.TB) *clientv3.Client {
+	tb.Helper()
 	c, err := Dial(Config{Endpoints: []string{"unix://" + s.dir + "/etcd.sock"}})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	tb.Cleanup(func() { c.Close() })
 	return c
 }
 
-func limited(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
+func limited(tb testing.TB) context.Context {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
+	tb.Cleanup(cancel)
 	return ctx
 }
 
@@ -104,6 +104,7 @@ func newWatcher(c *clientv3.Client) *Watcher {
 
 func TestConformance(t *testing.T) {
 	registrytest.Run(t, func(t *testing.T) registrytest.Store {
+		t.Helper()
 		srv := newServer(t)
 		admin := srv.dial(t)
 		return registrytest.Store{
@@ -114,30 +115,42 @@ func TestConformance(t *testing.T) {
 				return r
 			},
 			Watcher: func() catalog.Watcher { return newWatcher(srv.dial(t)) },
-			Writes:  func(t *testing.T) int64 { return revision(t, admin) },
-			Expire:  func(t *testing.T, node string) { expire(t, admin, node) },
-			Stop:    func(t *testing.T) { srv.stop(t) },
-			Start:   func(t *testing.T) { srv.start(t) },
+			Writes: func(t *testing.T) int64 {
+				t.Helper()
+				return revision(t, admin)
+			},
+			Expire: func(t *testing.T, node string) {
+				t.Helper()
+				expire(t, admin, node)
+			},
+			Stop: func(t *testing.T) {
+				t.Helper()
+				srv.stop(t)
+			},
+			Start: func(t *testing.T) {
+				t.Helper()
+				srv.start(t)
+			},
 		}
 	})
 }
 
-func revision(t testing.TB, c *clientv3.Client) int64 {
-	t.Helper()
-	resp, err := c.Get(limited(t), "x")
+func revision(tb testing.TB, c *clientv3.Client) int64 {
+	tb.Helper()
+	resp, err := c.Get(limited(tb), "x")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return resp.Header.Revision
 }
 
-func expire(t testing.TB, c *clientv3.Client, node string) {
-	t.Helper()
-	resp, err := c.Get(limited(t), service.NodeKey(prefix, node))
+func expire(tb testing.TB, c *clientv3.Client, node string) {
+	tb.Helper()
+	resp, err := c.Get(limited(tb), service.NodeKey(prefix, node))
 	if err != nil || len(resp.Kvs) != 1 {
-		t.Fatalf("no key of node %s: %v", node, err)
+		tb.Fatalf("no key of node %s: %v", node, err)
 	}
-	if _, err := c.Revoke(limited(t), clientv3.LeaseID(resp.Kvs[0].Lease)); err != nil {
-		t.Fatal(err)
+	if _, err := c.Revoke(limited(tb), clientv3.LeaseID(resp.Kvs[0].Lease)); err != nil {
+		tb.Fatal(err)
 	}
 }

@@ -126,8 +126,7 @@ func TestOwnedErrorNamesTheOtherAndTheMend(t *testing.T) { // P9
 	}
 	for _, tt := range tests {
 		_, err := newRegistry(c, tt.node).Open(limited(t))
-		var owned *OwnedError
-		if !errors.As(err, &owned) {
+		if _, ok := errors.AsType[*OwnedError](err); !ok {
 			t.Errorf("node %s: got %v, want an OwnedError", tt.node.Name, err)
 			continue
 		}
@@ -285,6 +284,7 @@ func BenchmarkSet(b *testing.B) {
 		b.Fatal(err)
 	}
 	set := func(b *testing.B, change int) {
+		b.Helper()
 		b.ReportAllocs()
 		for n := 0; b.Loop(); n++ {
 			want[500].Weight = (n * change) % 200

@@ -20,21 +20,21 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-func put(t testing.TB, c *clientv3.Client, i service.Instance) {
-	t.Helper()
+func put(tb testing.TB, c *clientv3.Client, i service.Instance) {
+	tb.Helper()
 	v, err := i.Encode()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if _, err := c.Put(limited(t), i.Key(prefix), string(v)); err != nil {
-		t.Fatal(err)
+	if _, err := c.Put(limited(tb), i.Key(prefix), string(v)); err != nil {
+		tb.Fatal(err)
 	}
 }
 
-func remove(t testing.TB, c *clientv3.Client, i service.Instance) {
-	t.Helper()
-	if _, err := c.Delete(limited(t), i.Key(prefix)); err != nil {
-		t.Fatal(err)
+func remove(tb testing.TB, c *clientv3.Client, i service.Instance) {
+	tb.Helper()
+	if _, err := c.Delete(limited(tb), i.Key(prefix)); err != nil {
+		tb.Fatal(err)
 	}
 }
 
@@ -239,7 +239,7 @@ func TestIdleWatchShowsThatItLives(t *testing.T) {
 	}
 	cancel()
 	go func() {
-		for range seen { //nolint:revive // lets Seen go on until Run has returned
+		for range seen { // lets Seen go on until Run has returned
 		}
 	}()
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -326,6 +326,7 @@ func TestCatalogEqualsAFreshList(t *testing.T) { // F5
 
 // step does one thing to the registry or to the way to it.
 func step(t *testing.T, rt *rapid.T, srv *server, admin *clientv3.Client, l *link, have map[int]service.Instance) {
+	t.Helper()
 	n := rapid.IntRange(0, 9).Draw(rt, "instance")
 	switch rapid.IntRange(0, 9).Draw(rt, "what") {
 	case 0, 1, 2, 3:

@@ -45,7 +45,7 @@ func Node(name, agent string) service.Node {
 func Instance(node, name string, n int) service.Instance {
 	return service.Instance{
 		Node: node, ID: fmt.Sprintf("c%d.%s.80", n, name), Service: name,
-		Address: netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), Port: 8080,
+		Address: netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), Port: 8080, //nolint:gosec // no test counts so far
 		State: service.Ready, Weight: service.DefaultWeight, Mode: service.HTTP, Path: "/",
 	}
 }

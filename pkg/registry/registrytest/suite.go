@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 }
 
 func setIsSeen(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	if c := feed.Next(t); len(c.Services) != 0 {
 		t.Fatalf("an empty registry shows %d services", len(c.Services))
@@ -56,6 +57,7 @@ func setIsSeen(t *testing.T, s Store) {
 }
 
 func setIsExact(t *testing.T, s Store) {
+	t.Helper()
 	a := Open(t, s.Registry(Node("a", "agent-a")))
 	var many []service.Instance
 	for n := range 300 { // more than one transaction holds
@@ -77,6 +79,7 @@ func setIsExact(t *testing.T, s Store) {
 }
 
 func firstCatalogIsComplete(t *testing.T, s Store) {
+	t.Helper()
 	a, b := Open(t, s.Registry(Node("a", "agent-a"))), Open(t, s.Registry(Node("b", "agent-b")))
 	var all []service.Instance
 	for n := range 40 {
@@ -98,6 +101,7 @@ func firstCatalogIsComplete(t *testing.T, s Store) {
 }
 
 func closeRemoves(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
 	web := Instance("a", "web", 1)
@@ -112,6 +116,7 @@ func closeRemoves(t *testing.T, s Store) {
 }
 
 func closeParts(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Parting(Node("a", "agent-a")))
 	web := Instance("a", "web", 1)
@@ -139,6 +144,7 @@ func closeParts(t *testing.T, s Store) {
 }
 
 func lostLease(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
 	web := Instance("a", "web", 1)
@@ -159,6 +165,7 @@ func lostLease(t *testing.T, s Store) {
 }
 
 func nodesAreSeparate(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	// One name begins with the other, and would be caught by a prefix without its slash.
 	a, ab := Open(t, s.Registry(Node("a", "agent-a"))), Open(t, s.Registry(Node("ab", "agent-ab")))
@@ -182,6 +189,7 @@ func nodesAreSeparate(t *testing.T, s Store) {
 }
 
 func otherAgentWaits(t *testing.T, s Store) {
+	t.Helper()
 	a := Open(t, s.Registry(Node("a", "agent-1")))
 	before := s.Writes(t)
 	// A clone has the same identity, but another machine.
@@ -203,6 +211,7 @@ func otherAgentWaits(t *testing.T, s Store) {
 }
 
 func takeOverFences(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	older := Open(t, s.Registry(Node("a", "agent-a")))
 	web1, web2 := Instance("a", "web", 1), Instance("a", "web", 2)
@@ -223,6 +232,7 @@ func takeOverFences(t *testing.T, s Store) {
 }
 
 func badInstance(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
 	good, bad, foreign := Instance("a", "web", 1), Instance("a", "web", 2), Instance("b", "web", 3)
@@ -232,6 +242,7 @@ func badInstance(t *testing.T, s Store) {
 }
 
 func watcherSurvivesRestart(t *testing.T, s Store) {
+	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Parting(Node("a", "agent-a")))
 	web1, web2 := Instance("a", "web", 1), Instance("a", "web", 2)
@@ -245,6 +256,7 @@ func watcherSurvivesRestart(t *testing.T, s Store) {
 }
 
 func sessionSurvivesRestart(t *testing.T, s Store) {
+	t.Helper()
 	a := Open(t, s.Parting(Node("a", "agent-a")))
 	web1, web2 := Instance("a", "web", 1), Instance("a", "web", 2)
 	Set(t, a, web1)
