@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -38,13 +37,13 @@ func haproxyCommand() *cobra.Command {
 
 // execHAProxy becomes HAProxy.
 func (s *settings) execHAProxy(ctx context.Context) error {
-	config, err := s.haproxyFiles()
-	if err != nil {
-		return err
-	}
+	config := s.haproxyFiles()
 	program, err := exec.LookPath(config.Bin)
 	if err != nil {
 		return fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer", err)
+	}
+	if err := haproxy.Vacant(ctx, config); err != nil {
+		return err
 	}
 	log := s.newLogger(os.Stderr)
 	err = haproxy.Prepare(ctx, config)
@@ -58,20 +57,9 @@ func (s *settings) execHAProxy(ctx context.Context) error {
 	return fmt.Errorf("%s: %w", program, syscall.Exec(program, args, os.Environ()))
 }
 
-// haproxyFiles says where HAProxy and its files are, by absolute paths.
-func (s *settings) haproxyFiles() (haproxy.Config, error) {
-	config := haproxy.Config{Bin: s.haproxyBin}
-	for _, path := range []struct {
-		to   *string
-		from string
-	}{{&config.Path, s.haproxyConfig}, {&config.MasterSocket, s.haproxyMasterSocket}, {&config.RuntimeSocket, s.haproxyRuntimeSocket}} {
-		absolute, err := filepath.Abs(path.from)
-		if err != nil {
-			return config, fmt.Errorf("%s: %w", path.from, err)
-		}
-		*path.to = absolute
-	}
-	return config, nil
+// haproxyFiles says where HAProxy and its files are.
+func (s *settings) haproxyFiles() haproxy.Config {
+	return haproxy.Config{Bin: s.haproxyBin, Path: s.haproxyConfig, MasterSocket: s.haproxyMasterSocket, RuntimeSocket: s.haproxyRuntimeSocket}
 }
 
 // newDriver returns the driver of this host's HAProxy, or nil with --haproxy off.
@@ -79,10 +67,7 @@ func (a *agent) newDriver() (*haproxy.Driver, error) {
 	if a.haproxy == off {
 		return nil, nil //nolint:nilnil // none is what was asked for
 	}
-	config, err := a.haproxyFiles()
-	if err != nil {
-		return nil, err
-	}
+	config := a.haproxyFiles()
 	if a.haproxy == haproxyManaged {
 		if _, err := exec.LookPath(config.Bin); err != nil {
 			return nil, fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer, or set --haproxy external or off", err)
@@ -96,11 +81,17 @@ func (a *agent) newDriver() (*haproxy.Driver, error) {
 	return haproxy.NewDriver(config)
 }
 
-// reportHAProxy notes that what the driver was given is in force, or why not.
+// reportHAProxy notes that what the driver was given is in force, or why not. What it refused may be
+// a port that another program took meanwhile, so the text is made again.
 func (a *agent) reportHAProxy(err error) {
 	a.state.Report(admin.StageHAProxy)(err)
 	if err == nil {
 		a.state.SetInForce()
+		return
+	}
+	select {
+	case a.again <- struct{}{}:
+	default: // it is asked for already
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -58,6 +59,9 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return err
 	}
+	for _, r := range catalog.Rejected {
+		fmt.Fprintf(cmd.ErrOrStderr(), "left out: %s: %s\n", r.Name, r.Reason)
+	}
 	renderer, err := s.newRenderer()
 	if err != nil {
 		return refusedError{err}
@@ -72,8 +76,12 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if !o.check {
 		return nil
 	}
-	if err := haproxy.Check(cmd.Context(), s.haproxyBin, files); err != nil {
+	err = haproxy.Check(cmd.Context(), s.haproxyBin, files)
+	if _, refused := errors.AsType[*haproxy.Refused](err); refused {
 		return refusedError{err}
+	}
+	if err != nil {
+		return fmt.Errorf("%w; is HAProxy installed, and --haproxy-bin its program?", err)
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "HAProxy accepts it")
 	return nil

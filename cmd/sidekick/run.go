@@ -57,6 +57,7 @@ type agent struct {
 	self    service.Node
 	address netip.Addr      // under which other hosts reach this one
 	driver  *haproxy.Driver // nil with --haproxy off
+	again   chan struct{}   // asks for another look at the ports, and another text
 }
 
 // runAgent runs until stop is cancelled: then registrations are left as --exit-ttl says, and the
@@ -121,7 +122,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	machine, boot := statedir.Machine()
-	a := &agent{settings: s, log: s.newLogger(os.Stderr), dir: dir, address: advertise}
+	a := &agent{settings: s, log: s.newLogger(os.Stderr), dir: dir, address: advertise, again: make(chan struct{}, 1)}
 	a.self = service.Node{
 		Name: s.node, Agent: id, Machine: machine, Boot: boot,
 		Address: advertise.String(), Version: version, Started: time.Now().UTC().Truncate(time.Second),
@@ -178,45 +179,51 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 	stop, cancel := context.WithCancel(stop)
 	defer cancel()
 	defer context.AfterFunc(life, cancel)()
-	err := publisher.Run(stop, publish)
-	if stop.Err() != nil {
-		return context.Canceled
+	if err := publisher.Run(stop, publish); err != nil {
+		a.log.WithError(err).Warn("registrations were not left in good order: they stay until their lease runs out")
 	}
-	return err
+	return context.Canceled
 }
 
 // watchContainers runs the stages from Docker through the gate to publish.
-func (a *agent) watchContainers(life context.Context, group *errgroup.Group, publish chan []service.Instance) {
-	found, candidates, passed := make(chan []service.Instance), make(chan []service.Instance), make(chan []service.Instance)
+func (a *agent) watchContainers(life context.Context, group *errgroup.Group, publish chan<- []service.Instance) {
+	candidates := make(chan []service.Instance)
 	source := &docker.Source{
 		Host: a.docker, Node: a.node, Zone: a.zone, Advertise: a.address, ExposeAll: a.expose == "all",
 		Log: a.stageLog(admin.StageDocker), Report: a.state.Report(admin.StageDocker), Rejected: a.state.SetRejected("docker"),
 	}
-	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate")}
-	group.Go(func() error { return source.Run(life, found) })
-	group.Go(func() error { return newest.Run(life, found, candidates) })
-	group.Go(func() error { return gate.Run(life, candidates, passed) })
-	group.Go(func() error { return newest.Run(life, passed, publish) })
+	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate"), Memory: a.dir.Path("published.json")}
+	group.Go(func() error { return source.Run(life, candidates) })
+	group.Go(func() error { return gate.Run(life, candidates, publish) })
 }
 
 // serve runs the second pipe, from the registry to HAProxy.
 func (a *agent) serve(life context.Context, group *errgroup.Group) {
-	watched, catalogs := make(chan *service.Catalog), make(chan *service.Catalog)
-	snapshots, fresh := make(chan *catalog.Snapshot), make(chan *catalog.Snapshot)
+	watched := make(chan *service.Catalog)
+	snapshots := make(chan *catalog.Snapshot)
 	rendered, wanted := make(chan render.Files), make(chan render.Files)
 	watcher := &etcd.Watcher{Client: a.client, Prefix: a.prefix, Log: a.stageLog(admin.StageWatch), Report: a.state.Report(admin.StageWatch)}
 	view := &catalog.View{
 		Settle: a.settle, SettleMax: a.settleMax, KeepEmpty: a.keepEmpty, MaxCacheAge: a.maxCacheAge,
 		CachePath: a.dir.Path("catalog.json"), Source: a.prefix, Log: a.stageLog(admin.StageWatch),
+		Report: a.state.ReportCopy, Confirmed: func() time.Time { return a.state.LastSuccess(admin.StageWatch) },
 	}
-	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state}
+	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again}
 	group.Go(func() error { return watcher.Run(life, watched) })
-	group.Go(func() error { return newest.Run(life, watched, catalogs) })
-	group.Go(func() error { return view.Run(life, catalogs, snapshots) })
-	group.Go(func() error { return newest.Run(life, snapshots, fresh) })
-	group.Go(func() error { return stage.run(life, group, fresh, rendered) })
+	group.Go(func() error { return view.Run(life, watched, snapshots) })
+	group.Go(func() error { return stage.run(life, group, snapshots, rendered) })
 	group.Go(func() error { return newest.Run(life, rendered, wanted) })
 	a.serveHAProxy(life, group, wanted)
+}
+
+// newPorts returns what finds out which ports services can have on this host.
+func (a *agent) newPorts() *ports {
+	host, _, _ := net.SplitHostPort(a.httpListen) // validate has refused a bad one
+	p := &ports{host: host, held: func() []uint16 { return nil }, doubled: map[uint16]bool{}}
+	if a.driver != nil {
+		p.held = a.driver.Held
+	}
+	return p
 }
 
 func (a *agent) stageLog(stage admin.Stage) logrus.FieldLogger {

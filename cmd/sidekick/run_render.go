@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -14,6 +14,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 	"github.com/sidekick-proxy/sidekick/templates"
 )
 
@@ -28,6 +29,16 @@ type renderStage struct {
 	*settings
 	log   logrus.FieldLogger
 	state *admin.State
+	ports *ports
+	again <-chan struct{} // the proxy has refused a text, or was lost: other ports may be free now
+}
+
+// rendering is the state of a renderStage that runs.
+type rendering struct {
+	snapshot *catalog.Snapshot
+	renderer *render.Renderer
+	refused  error // why the template on disk is not the one in use
+	sent     [sha256.Size]byte
 }
 
 func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan *catalog.Snapshot, out chan<- render.Files) error {
@@ -35,38 +46,58 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 	group.Go(func() error { return r.followTemplate(ctx, contents) })
 	probe := time.NewTicker(portProbe)
 	defer probe.Stop()
-
-	var snapshot *catalog.Snapshot
-	var renderer *render.Renderer
-	var refused error                             // why the template on disk is not the one in use
-	host, _, _ := net.SplitHostPort(r.httpListen) // validate has refused a bad one
-	ports := newPorts(r.haproxyConfig, host)
+	var now rendering
 	for {
+		onlyPorts := false // nothing but the ports may have changed
 		select {
-		case snapshot = <-in:
-			r.state.SetCatalog(snapshot.Catalog, snapshot.Live, snapshot.Saved)
+		case now.snapshot = <-in:
+			r.state.SetCatalog(now.snapshot.Catalog, now.snapshot.Live, now.snapshot.Saved)
 		case content := <-contents:
-			renderer, refused = r.parse(content, renderer)
+			now.renderer, now.refused = r.parse(content, now.renderer)
+			r.ports.forget()
+		case <-r.again:
+			onlyPorts = true
 		case <-probe.C:
-			if !ports.anyTaken() {
-				continue
-			}
+			onlyPorts = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if snapshot == nil || renderer == nil {
+		if now.snapshot == nil || now.renderer == nil {
 			continue
 		}
-		files, model, err := renderer.Render(snapshot.Catalog, ports.taken(ctx, snapshot.Catalog))
-		r.state.Report(admin.StageRender)(errors.Join(refused, err))
-		if err != nil {
-			r.log.WithError(err).Error("template failed; the last good configuration stays in force")
-			continue
-		}
-		ports.granted(model)
-		r.state.SetModel(model)
-		if err := send(ctx, out, files); err != nil {
+		if err := r.step(ctx, &now, onlyPorts, out); err != nil {
 			return err
+		}
+	}
+}
+
+// step makes the text and sends it, unless only the ports may have changed and did not: then the
+// driver has this text, and tries by itself.
+func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, out chan<- render.Files) error {
+	if onlyPorts && !r.ports.asked(now.snapshot.Catalog) {
+		return nil
+	}
+	files, model, err := r.render(ctx, now.renderer, now.snapshot.Catalog)
+	r.state.Report(admin.StageRender)(errors.Join(now.refused, err))
+	if err != nil {
+		r.log.WithError(err).Error("template failed; the last good configuration stays in force")
+		return nil
+	}
+	r.state.SetModel(model)
+	hash := files.Hash()
+	if onlyPorts && hash == now.sent {
+		return nil
+	}
+	now.sent = hash
+	return send(ctx, out, files)
+}
+
+// render makes the text with the ports that can be had.
+func (r *renderStage) render(ctx context.Context, renderer *render.Renderer, c *service.Catalog) (render.Files, *render.Model, error) {
+	for {
+		files, model, err := renderer.Render(c, r.ports.taken(ctx, c))
+		if err != nil || !r.ports.conflict(files, model) {
+			return files, model, err
 		}
 	}
 }
@@ -91,7 +122,11 @@ func (r *renderStage) parse(content filepoll.Content, old *render.Renderer) (*re
 	}
 	if err != nil {
 		r.state.Report(admin.StageRender)(err)
-		r.log.WithError(err).Error("template refused; the last good one stays in force")
+		if old == nil {
+			r.log.WithError(err).Error("template refused; until it is mended, HAProxy goes on with what is on disk")
+		} else {
+			r.log.WithError(err).Error("template refused; the last good one stays in force")
+		}
 		return old, err
 	}
 	return renderer, nil

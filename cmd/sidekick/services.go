@@ -22,7 +22,7 @@ func servicesCommand() *cobra.Command {
 	var output string
 	var direct bool
 	cmd := &cobra.Command{
-		Use: "services [NAME]", Short: "Services and instances, and why one is not routed", Args: cobra.MaximumNArgs(1),
+		Use: "services [NAME]", Short: "Services and instances, and why one is not routed", Args: atMostOneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := s.load(environ()); err != nil {
 				return err
@@ -41,6 +41,14 @@ func servicesCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&direct, "direct", false, "read the registry instead of asking this host's agent")
 	s.offer(cmd, []string{"admin", "state-dir"}, registrySettings, templateSettings)
 	return cmd
+}
+
+// atMostOneName refuses a second argument as wrong usage.
+func atMostOneName(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usageError{fmt.Errorf("%s takes one name at most, got %d", cmd.CommandPath(), len(args))}
+	}
+	return nil
 }
 
 func (s *settings) printServices(cmd *cobra.Command, name, output string, direct bool) error {

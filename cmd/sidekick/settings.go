@@ -1,11 +1,13 @@
 package main
 
 import (
+	"encoding/csv"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,10 +132,7 @@ func (s *settings) offerAll(cmd *cobra.Command) { cmd.Flags().AddFlagSet(s.all) 
 // load completes what the flags said by the environment and the configuration file, in that order,
 // and checks the whole. It reports all faults at once.
 func (s *settings) load(environ []string) error {
-	if err := errors.Join(s.loadEnvironment(environ), s.loadFile()); err != nil {
-		return usageError{err}
-	}
-	if err := s.validate(); err != nil {
+	if err := errors.Join(s.loadEnvironment(environ), s.loadFile(), s.validate()); err != nil {
 		return usageError{err}
 	}
 	return nil
@@ -186,10 +185,13 @@ func (s *settings) assign(name, text, source string) error {
 	if s.all.Lookup(name).Changed {
 		return nil
 	}
-	if err := s.all.Set(name, text); err != nil {
-		return fmt.Errorf("%s: %w", source, err)
+	err := s.all.Set(name, text)
+	if err == nil {
+		return nil
 	}
-	return nil
+	// A value that cannot be read leaves a zero, which would be complained about once more.
+	flag := s.all.Lookup(name)
+	return errors.Join(fmt.Errorf("%s: %w", source, err), flag.Value.Set(flag.DefValue))
 }
 
 func (s *settings) loadFile() error {
@@ -232,15 +234,33 @@ func scalar(v any) (string, error) {
 	case string, bool, int, int64, uint64, float64:
 		return fmt.Sprint(v), nil
 	case map[string]any:
-		pairs := make([]string, 0, len(v))
-		for key, value := range v {
-			pairs = append(pairs, fmt.Sprintf("%s=%v", key, value))
-		}
-		slices.Sort(pairs)
-		return strings.Join(pairs, ","), nil
+		return pairs(v)
 	default:
-		return "", fmt.Errorf("a %T does not fit; write text, a number or a map", v)
+		return "", errors.New("a list does not fit; write text, a number or a map")
 	}
+}
+
+// pairs writes a map as KEY=VALUE,…, quoted as the flag's own reader takes it.
+func pairs(values map[string]any) (string, error) {
+	list := make([]string, 0, len(values))
+	for key, value := range values {
+		if _, nested := value.(map[string]any); nested {
+			return "", fmt.Errorf("%s: a map within a map does not fit", key)
+		}
+		text, err := scalar(value)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", key, err)
+		}
+		list = append(list, key+"="+text)
+	}
+	slices.Sort(list)
+	var line strings.Builder
+	w := csv.NewWriter(&line)
+	if err := w.Write(list); err != nil {
+		return "", err
+	}
+	w.Flush()
+	return strings.TrimSuffix(line.String(), "\n"), w.Error()
 }
 
 // validate checks each setting by itself and fills in the defaults that depend on the host.
@@ -293,6 +313,50 @@ func (s *settings) validateAddresses() error {
 	}
 	if _, _, err := s.portRange(); err != nil {
 		errs = append(errs, err)
+	}
+	errs = append(errs, s.validateClashes(), s.absolutePaths())
+	return errors.Join(errs...)
+}
+
+// validateClashes refuses to listen twice at one place: HAProxy would take both, and requests would
+// go to one or the other by chance.
+func (s *settings) validateClashes() error {
+	listens := []struct{ name, address string }{
+		{"http-listen", s.httpListen}, {"stats-listen", s.statsListen}, {"admin", s.admin},
+	}
+	var errs []error
+	for i, a := range listens {
+		for _, b := range listens[i+1:] {
+			if clash(a.address, b.address) {
+				errs = append(errs, fmt.Errorf("--%s %s and --%s %s: two listeners cannot share a port; choose another for one", a.name, a.address, b.name, b.address))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clash tells whether two listeners would meet at one port.
+func clash(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB {
+		return false
+	}
+	everywhere := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
+	return hostA == hostB || everywhere(hostA) || everywhere(hostB)
+}
+
+// absolutePaths makes the paths that HAProxy reads again at each reload independent of where it was
+// started.
+func (s *settings) absolutePaths() error {
+	var errs []error
+	for _, path := range []*string{&s.haproxyConfig, &s.haproxyMasterSocket, &s.haproxyRuntimeSocket} {
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", *path, err))
+			continue
+		}
+		*path = absolute
 	}
 	return errors.Join(errs...)
 }

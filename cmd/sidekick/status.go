@@ -85,6 +85,9 @@ func writeStatus(out io.Writer, status admin.Status) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "node\t%s\tsidekick %s\n", status.Node, status.Version)
 	fmt.Fprintf(w, "catalog\t%s\t%s\n", catalogWord(status.Catalog), catalogDetail(status.Catalog))
+	if c := status.Catalog; c.Known && c.CopyError != "" {
+		fmt.Fprintf(w, "copy\tFAILING\t%s\n", oneLine(c.CopyError))
+	}
 	fmt.Fprintf(w, "proxy\t%s\t%s\n", stepWord(status.Proxy.InStep), proxyDetail(status.Proxy))
 	for _, stage := range status.Stages {
 		word, detail := stageWord(stage)

@@ -33,9 +33,17 @@ func Open(path string) (*Dir, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("state directory %s is in use by another sidekick; stop that one or give this one its own --state-dir", path)
+		return nil, lockError(path, err)
 	}
 	return &Dir{path: path, lock: lock}, nil
+}
+
+// lockError says why a directory's lock could not be taken.
+func lockError(path string, err error) error {
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return fmt.Errorf("state directory %s is in use by another sidekick; stop that one or give this one its own --state-dir", path)
+	}
+	return fmt.Errorf("state directory %s cannot be locked: %w; give one on a file system that has locks with --state-dir", path, err)
 }
 
 // Close lets the directory go.

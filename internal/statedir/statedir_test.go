@@ -1,9 +1,11 @@
 package statedir
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -58,5 +60,15 @@ func TestUnwritable(t *testing.T) {
 	}
 	if _, err := Open(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), "--state-dir") {
 		t.Errorf("open below a file: %v, want an error that names --state-dir", err)
+	}
+}
+
+func TestOtherFaultsOfTheLockAreNotCalledUse(t *testing.T) {
+	if err := lockError("/d", syscall.EWOULDBLOCK); !strings.Contains(err.Error(), "in use") {
+		t.Errorf("got %v, want that it is in use", err)
+	}
+	err := lockError("/d", syscall.ENOLCK)
+	if !errors.Is(err, syscall.ENOLCK) || strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), "/d") {
+		t.Errorf("got %v, want the directory and the cause", err)
 	}
 }

@@ -97,15 +97,13 @@ func (s *stages) statuses() []StageStatus {
 	return list
 }
 
-// age is the time since the stage's last success, and whether there was one.
-func (s *stages) age(stage Stage) (time.Duration, bool) {
+func (s *stages) lastSuccess(stage Stage) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state, ok := s.states[stage]
-	if !ok || state.success.IsZero() {
-		return 0, false
+	if state, ok := s.states[stage]; ok {
+		return state.success
 	}
-	return s.now().Sub(state.success), true
+	return time.Time{}
 }
 
 // collect sends the stages' metrics.

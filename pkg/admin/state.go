@@ -27,6 +27,7 @@ type CatalogStatus struct {
 	Known            bool       `json:"known"`
 	Live             bool       `json:"live"` // from the registry, not from the copy on disk
 	Saved            *time.Time `json:"saved,omitempty"`
+	CopyError        string     `json:"copy_error,omitempty"` // why it cannot be kept on disk
 	Revision         int64      `json:"revision"`
 	StalenessSeconds float64    `json:"staleness_seconds"` // since the registry last confirmed it
 	Services         int        `json:"services"`
@@ -48,6 +49,7 @@ type Status struct {
 type State struct {
 	node, version string
 	now           func() time.Time
+	began         time.Time
 	stages        *stages
 	proxy         func() Proxy
 
@@ -55,6 +57,7 @@ type State struct {
 	catalog  *service.Catalog
 	live     bool
 	saved    time.Time
+	copyErr  error // of the copy on disk
 	model    *render.Model
 	inForce  bool // a configuration made from a catalog was confirmed by the proxy
 	rejected map[string][]service.Rejection
@@ -64,13 +67,23 @@ type State struct {
 // asked for each time they are shown.
 func NewState(node, version string, order []Stage, proxy func() Proxy, now func() time.Time) *State {
 	return &State{
-		node: node, version: version, now: now, proxy: proxy,
+		node: node, version: version, now: now, began: now(), proxy: proxy,
 		stages: newStages(now, order), rejected: map[string][]service.Rejection{},
 	}
 }
 
 // Report returns the function by which a stage tells its outcome; nil is success.
 func (s *State) Report(stage Stage) func(error) { return s.stages.report(stage) }
+
+// LastSuccess returns when the stage last succeeded, or the zero time.
+func (s *State) LastSuccess(stage Stage) time.Time { return s.stages.lastSuccess(stage) }
+
+// ReportCopy takes the outcome of writing the catalog to disk, or of reading it; nil is success.
+func (s *State) ReportCopy(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.copyErr = err
+}
 
 // SetCatalog says which catalog the agent routes by: live, or saved at that time.
 func (s *State) SetCatalog(c *service.Catalog, live bool, saved time.Time) {
@@ -105,7 +118,7 @@ func (s *State) SetRejected(by string) func([]service.Rejection) {
 // Status says how the agent does.
 func (s *State) Status() Status {
 	status := Status{Node: s.node, Version: s.version, Proxy: s.proxy(), Stages: s.stages.statuses(), Catalog: s.catalogStatus()}
-	status.InStep = status.Catalog.Live && status.Proxy.InStep
+	status.InStep = status.Catalog.Live && status.Catalog.CopyError == "" && status.Proxy.InStep
 	for _, stage := range status.Stages {
 		status.InStep = status.InStep && stage.OK
 	}
@@ -115,10 +128,14 @@ func (s *State) Status() Status {
 func (s *State) catalogStatus() CatalogStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.catalog == nil {
-		return CatalogStatus{}
+	status := CatalogStatus{StalenessSeconds: s.staleness().Seconds()}
+	if s.copyErr != nil {
+		status.CopyError = s.copyErr.Error()
 	}
-	status := CatalogStatus{Known: true, Live: s.live, Revision: s.catalog.Revision, Services: len(s.catalog.Services)}
+	if s.catalog == nil {
+		return status
+	}
+	status.Known, status.Live, status.Revision, status.Services = true, s.live, s.catalog.Revision, len(s.catalog.Services)
 	for _, service := range s.catalog.Services {
 		status.Instances += len(service.Instances)
 	}
@@ -126,12 +143,20 @@ func (s *State) catalogStatus() CatalogStatus {
 		saved := s.saved
 		status.Saved = &saved
 	}
-	if age, ok := s.stages.age(StageWatch); ok {
-		status.StalenessSeconds = age.Seconds()
-	} else if status.Saved != nil {
-		status.StalenessSeconds = s.now().Sub(s.saved).Seconds()
-	}
 	return status
+}
+
+// staleness is the time since the registry last confirmed what is in force. If it never did, that
+// is the age of the copy on disk, or else of the agent.
+func (s *State) staleness() time.Duration {
+	since := s.began
+	if !s.saved.IsZero() {
+		since = s.saved
+	}
+	if confirmed := s.LastSuccess(StageWatch); !confirmed.IsZero() {
+		since = confirmed
+	}
+	return s.now().Sub(since)
 }
 
 // ready tells whether a catalog is in force, and which.

@@ -30,42 +30,101 @@ type copyFile struct {
 }
 
 // save writes the newest catalog to disk, at most once a second, and less often if the catalog is so
-// large that this would cost more than a fiftieth of a core. What cannot be written is tried again
-// after a while; it never holds anything up.
+// large that this would cost more than a fiftieth of a core. One that does not change is written
+// again from time to time, because its age counts from when the registry last confirmed it. What
+// cannot be written is tried again after a while; it never holds anything up.
 func (v *View) save(ctx context.Context, in <-chan *service.Catalog) error {
 	const pause, share, retry = time.Second, 50, 10 * time.Second
-	var waiting *service.Catalog
-	failing := false
+	var k keeper
+	if v.CachePath == "" {
+		return drain(ctx, in)
+	}
 	next := time.NewTimer(0)
 	<-next.C
+	refresh := time.NewTicker(v.refreshEvery())
+	defer refresh.Stop()
 	idle := true // nothing was written within the last pause
 	for {
 		select {
-		case waiting = <-in:
+		case k.newest = <-in:
+			k.due = true
+		case <-refresh.C:
+			k.due = k.due || v.confirmedSince(k)
 		case <-next.C:
 			idle = true
 		case <-ctx.Done():
-			if waiting != nil && v.CachePath != "" {
-				v.saved(v.write(waiting), &failing)
+			if k.due || v.confirmedSince(k) {
+				v.keepCopy(&k)
 			}
 			return ctx.Err()
 		}
-		if !idle || waiting == nil {
-			continue
-		}
-		if v.CachePath == "" {
-			waiting = nil
+		if !idle || !k.due {
 			continue
 		}
 		idle = false
 		began := time.Now()
-		if v.saved(v.write(waiting), &failing) {
-			waiting = nil
+		if v.keepCopy(&k) {
 			next.Reset(max(pause, share*time.Since(began)))
 		} else {
 			next.Reset(retry)
 		}
 	}
+}
+
+// keeper is what save knows of the copy on disk.
+type keeper struct {
+	newest  *service.Catalog
+	due     bool      // the copy is to be written
+	saved   time.Time // the age of the copy
+	failing bool
+}
+
+// drain takes what comes in until ctx is cancelled.
+func drain(ctx context.Context, in <-chan *service.Catalog) error {
+	for {
+		select {
+		case <-in:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// refreshEvery is how often the age of an unchanged copy is looked at: often enough that it cannot
+// come near the age from which it is not used.
+func (v *View) refreshEvery() time.Duration {
+	const least, most = time.Second, time.Hour
+	if v.MaxCacheAge == 0 {
+		return most
+	}
+	return min(most, max(least, v.MaxCacheAge/8))
+}
+
+// confirmedSince tells whether the registry has confirmed the newest catalog after it was written.
+func (v *View) confirmedSince(k keeper) bool {
+	return k.newest != nil && v.confirmed().After(k.saved)
+}
+
+// confirmed is when the registry last confirmed what is known of it.
+func (v *View) confirmed() time.Time {
+	now := time.Now()
+	if v.Confirmed == nil {
+		return now
+	}
+	if at := v.Confirmed(); !at.IsZero() && at.Before(now) {
+		return at
+	}
+	return now
+}
+
+// keepCopy writes the copy and tells whether it could.
+func (v *View) keepCopy(k *keeper) bool {
+	at := v.confirmed()
+	if !v.saved(v.write(k.newest, at), &k.failing) {
+		return false
+	}
+	k.due, k.saved = false, at
+	return true
 }
 
 // saved reports how writing went, and logs it when that is news.
@@ -81,12 +140,12 @@ func (v *View) saved(err error, failing *bool) bool {
 	return err == nil
 }
 
-func (v *View) write(c *service.Catalog) error {
+func (v *View) write(c *service.Catalog, at time.Time) error {
 	f, err := c.File()
 	if err != nil {
 		return fmt.Errorf("keep the catalog on disk: %w", err)
 	}
-	return writeCopy(v.CachePath, v.Source, f, time.Now())
+	return writeCopy(v.CachePath, v.Source, f, at)
 }
 
 func writeCopy(path, source string, f *service.File, at time.Time) error {
@@ -141,7 +200,7 @@ func readCopy(path, source string, maxAge time.Duration, now time.Time) (*servic
 	case maxAge > 0 && age > maxAge:
 		return refuse("it is %v old, more than the %v of --max-cache-age", age.Round(time.Second), maxAge)
 	}
-	c, err := service.ParseFile(f.Catalog)
+	c, err := service.ParseFileUnder(source, f.Catalog)
 	if err != nil {
 		return refuse("%w", err)
 	}

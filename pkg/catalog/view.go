@@ -43,6 +43,9 @@ type View struct {
 	CachePath string
 	// MaxCacheAge is how old a copy may be to be used; 0 for any age.
 	MaxCacheAge time.Duration
+	// Confirmed tells when the registry last confirmed the catalog, from which on its copy ages. If
+	// nil, that is whenever it is asked.
+	Confirmed func() time.Time
 	// Source says what the catalog is a view of, such as the prefix in the registry. A copy made
 	// from another source is not used.
 	Source string

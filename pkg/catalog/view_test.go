@@ -254,10 +254,10 @@ func TestColdStartServesTheCopy(t *testing.T) { // P4, F3
 func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path}).write(newRegistry(t).with("old")); err != nil {
+		if err := (&View{CachePath: path, Source: prefix}).write(newRegistry(t).with("old"), time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		r := run(t, &View{CachePath: path})
+		r := run(t, &View{CachePath: path, Source: prefix})
 		time.Sleep(400 * time.Millisecond)
 		r.in <- newRegistry(t).with("new")
 		r.want(t, "new")
@@ -270,10 +270,10 @@ func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 func TestLiveCatalogIsPassedThoughItEqualsTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path}).write(newRegistry(t).with("a")); err != nil {
+		if err := (&View{CachePath: path, Source: prefix}).write(newRegistry(t).with("a"), time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		r := run(t, &View{CachePath: path})
+		r := run(t, &View{CachePath: path, Source: prefix})
 		r.want(t, "a from disk")
 		r.in <- newRegistry(t).with("a")
 		r.want(t, "a")
@@ -286,7 +286,7 @@ func TestCopyIsWrittenOnceASecondAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		writes := 0
 		reg := newRegistry(t)
-		r := run(t, &View{CachePath: path, Report: func(err error) {
+		r := run(t, &View{CachePath: path, Source: prefix, Report: func(err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -313,7 +313,7 @@ func TestCopyIsWrittenOnceASecondAtMost(t *testing.T) {
 		if writes < 5 || writes > 12 {
 			t.Errorf("%d writes for changes during 10 s, want about one a second", writes)
 		}
-		c, _, err := readCopy(path, "", 0, time.Now())
+		c, _, err := readCopy(path, prefix, 0, time.Now())
 		if err != nil || c.Service("s99") == nil {
 			t.Errorf("the last change is not in the copy: %v", err)
 		}
@@ -324,13 +324,13 @@ func TestLastChangeIsSavedAtTheEnd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
 		reg := newRegistry(t)
-		r := run(t, &View{CachePath: path})
+		r := run(t, &View{CachePath: path, Source: prefix})
 		r.in <- reg.with("a")
 		r.want(t, "a")
 		r.in <- reg.with("a", "b")
 		synctest.Wait()
 		r.stop(t)
-		if c, _, err := readCopy(path, "", 0, time.Now()); err != nil || c.Service("b") == nil {
+		if c, _, err := readCopy(path, prefix, 0, time.Now()); err != nil || c.Service("b") == nil {
 			t.Errorf("the last change is not in the copy: %v", err)
 		}
 	})
@@ -358,5 +358,31 @@ func TestUnwritableDirectoryOnlyReports(t *testing.T) {
 			t.Errorf("%d failures in a minute, want a few", got)
 		}
 		r.stop(t)
+	})
+}
+
+// P4: the age of the copy is that of the registry's last word, not of the last change.
+func TestQuietCatalogDoesNotAgeOnDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = 24 * time.Hour
+		silentSince := time.Now().Add(3 * maxAge) // the registry's last word
+		confirmed := func() time.Time {
+			if now := time.Now(); now.Before(silentSince) {
+				return now
+			}
+			return silentSince
+		}
+		r := run(t, &View{CachePath: path, Source: prefix, MaxCacheAge: maxAge, Confirmed: confirmed})
+		r.in <- newRegistry(t).with("a")
+		r.want(t, "a")
+		time.Sleep(3*maxAge + time.Hour) // nothing changes
+		r.stop(t)
+		if _, saved, err := readCopy(path, prefix, maxAge, time.Now()); err != nil || !saved.Equal(silentSince) {
+			t.Errorf("the copy is of %v (%v), want of the registry's last word at %v", saved, err, silentSince)
+		}
+		if _, _, err := readCopy(path, prefix, maxAge, silentSince.Add(maxAge+time.Hour)); err == nil {
+			t.Error("a copy is used longer than its age allows")
+		}
 	})
 }

@@ -9,8 +9,9 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// patience is how often the inspection of a container that was never seen may fail before the
-// others are told of without it.
+// patience is how often the inspection of a container that was never seen may fail before people
+// are told. The first set waits for as many failures only while no container at all could be read,
+// because that is a matter of the engine; else it is told of without the container after the first.
 const patience = 3
 
 // fleet is what is known of the containers of one engine. It outlives the connections to it: what
@@ -20,15 +21,18 @@ type fleet struct {
 	containers map[string]*tracked
 	listed     bool            // whether a list was ever read
 	awaited    map[string]bool // containers of the first list that are still to be settled
+	legible    bool            // whether a container was ever described
 	changed    bool            // whether there is something to tell
 }
 
 // tracked is what is known of one container.
 type tracked struct {
 	run      *run              // as last inspected; nil if not running or not known
-	draining bool              // this run was told to stop: it takes no new requests any more
+	draining bool              // a run was told to stop: it takes no new requests any more
+	drained  time.Time         // when that run was started
 	kills    map[int]time.Time // signals that came while no run was known
 	failures int               // inspections that failed in a row
+	failure  error             // of the last one
 	failed   *service.Rejection
 
 	asked   bool // an inspection is under way
@@ -71,7 +75,7 @@ func (f *fleet) note(n *note) bool {
 func (f *fleet) kill(t *tracked, signal int) {
 	if signal == t.run.stop || signal == sigKill {
 		f.changed = f.changed || !t.draining
-		t.draining = true
+		t.draining, t.drained = true, t.run.started
 	}
 }
 
@@ -113,25 +117,35 @@ func (f *fleet) recall(t *tracked, kills map[int]time.Time) {
 func (f *fleet) inspected(id string, r *run) bool {
 	t := f.at(id)
 	again := f.answered(t)
+	f.legible = true
+	defer f.settle()
 	if t.discard {
 		t.discard = false
 		return again
 	}
 	delete(f.awaited, id)
 	f.changed = f.changed || t.failed != nil
-	t.failures, t.failed = 0, nil
+	t.failures, t.failure, t.failed = 0, nil, nil
 	old, wasDraining := t.run, t.draining
-	if old == nil || r == nil || !old.started.Equal(r.started) {
+	if r != nil && !r.started.Equal(t.drained) {
 		t.draining = false
 	}
 	t.run = r
 	f.recall(t, t.kills)
 	clear(t.kills)
 	f.changed = f.changed || wasDraining != t.draining || !reflect.DeepEqual(old, r)
-	if r == nil && !again {
+	// An answer without a run may be wrong for a moment; the mark of one that was told to stop lasts
+	// until its end is told, the container is gone, or it is started anew.
+	if r == nil && !again && !t.draining {
 		delete(f.containers, id)
 	}
 	return again
+}
+
+// gone takes the answer that there is no such container.
+func (f *fleet) gone(id string) bool {
+	f.at(id).draining = false
+	return f.inspected(id, nil)
 }
 
 // unreadable takes an inspection that failed. What was known stays. It tells whether the container
@@ -140,16 +154,35 @@ func (f *fleet) unreadable(id string, err error) bool {
 	t := f.at(id)
 	again := f.answered(t)
 	t.discard = false
-	t.failures++
-	if t.failures == patience && t.run == nil {
-		delete(f.awaited, id)
-		t.failed = &service.Rejection{
-			Kind: service.RejectedContainer, Node: f.host.node, ID: id[:min(len(id), 12)], Name: id[:min(len(id), 12)],
-			Reason: "the engine does not describe the container: " + oneLine(err),
-		}
-		f.changed = true
+	t.failures, t.failure = t.failures+1, err
+	if t.failures >= patience {
+		f.giveUp(id)
 	}
+	f.settle()
 	return again
+}
+
+// settle lets the first set go without those that cannot be read, once others could be.
+func (f *fleet) settle() {
+	for id := range f.awaited {
+		if f.legible && f.at(id).failures > 0 {
+			f.giveUp(id)
+		}
+	}
+}
+
+// giveUp says of a container that was never seen that it cannot be read, once.
+func (f *fleet) giveUp(id string) {
+	t := f.at(id)
+	if t.run != nil || t.failed != nil {
+		return
+	}
+	delete(f.awaited, id)
+	t.failed = &service.Rejection{
+		Kind: service.RejectedContainer, Node: f.host.node, ID: id[:min(len(id), 12)], Name: id[:min(len(id), 12)],
+		Reason: "the engine does not describe the container: " + oneLine(t.failure),
+	}
+	f.changed = true
 }
 
 func (f *fleet) answered(t *tracked) bool {

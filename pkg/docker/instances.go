@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -28,6 +29,10 @@ type run struct {
 	instances []service.Instance
 	rejected  []service.Rejection
 }
+
+// mostServices is how many one container may declare, so that one that declares thousands costs the
+// others nothing.
+const mostServices = 32
 
 // The defaults of the check's options.
 const (
@@ -55,8 +60,15 @@ func (h host) read(v *view) *run {
 		return nil
 	}
 	r := &run{started: v.started, stop: v.stop}
+	defs := h.definitions(v.labels)
+	if more := len(defs) - mostServices; more > 0 {
+		defs = defs[:mostServices]
+		r.rejected = append(r.rejected, h.rejection(v, h.serviceName(v), fmt.Errorf(
+			"container %s declares %d services: only the first %d are taken, in the order of their names; spread them over several containers",
+			v.name, mostServices+more, mostServices)))
+	}
 	seen := map[string]bool{}
-	for _, d := range h.definitions(v.labels) {
+	for _, d := range defs {
 		i, err := h.instance(v, &d)
 		if err == nil && seen[i.ID] {
 			err = refusal{service.RejectedLabel, fmt.Errorf("container %s declares port %d of the service %s twice", v.name, i.Port, i.Service)}
@@ -228,10 +240,15 @@ func (h host) rejection(v *view, name string, err error) service.Rejection {
 	return service.Rejection{Kind: kind, Service: name, Node: h.node, ID: v.id, Name: v.name, Reason: oneLine(err)}
 }
 
-// oneLine writes joined errors as one sentence of bounded length.
+// oneLine writes joined errors as one sentence of bounded length, without what a terminal would obey.
 func oneLine(err error) string {
 	const most = 1000
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\n", "; "), ""))
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}

@@ -18,6 +18,7 @@ import (
 const (
 	parallel       = 8                // inspections at a time
 	inspectTimeout = 5 * time.Second  // a container that hangs the engine must not hang us
+	firstTimeout   = 2 * time.Second  // the same, while the first set waits for it
 	listTimeout    = 30 * time.Second // for a list
 	recallTimeout  = 2 * time.Second  // for the engine's memory of kills
 )
@@ -51,6 +52,7 @@ var errSilent = errors.New("the engine does not answer")
 type answer struct {
 	id   string
 	run  *run
+	gone bool // there is no such container
 	err  error
 	away bool // the error is not the container's: the engine answers nothing
 }
@@ -162,7 +164,11 @@ func (s *session) dispatch(ctx context.Context, wg *sync.WaitGroup) {
 		id := s.todo[0]
 		s.todo = s.todo[1:]
 		s.busy++
-		wg.Go(func() { s.answers <- s.inspect(ctx, id) })
+		limit := inspectTimeout
+		if s.fleet.awaited[id] && s.fleet.at(id).failures == 0 {
+			limit = firstTimeout
+		}
+		wg.Go(func() { s.answers <- s.inspect(ctx, id, limit) })
 	}
 }
 
@@ -171,7 +177,13 @@ func (s *session) answered(a answer) error {
 	s.busy--
 	if a.err == nil {
 		s.recovered(a.id)
-		if s.fleet.inspected(a.id, a.run) {
+		var again bool
+		if a.gone {
+			again = s.fleet.gone(a.id)
+		} else {
+			again = s.fleet.inspected(a.id, a.run)
+		}
+		if again {
 			s.ask(a.id)
 		}
 		return nil
@@ -218,10 +230,13 @@ func (s *session) again() {
 
 // inspect describes one container. When that fails, asking for something simple tells a container
 // that cannot be described from an engine that is away: only the first may be told of without it.
-func (s *session) inspect(ctx context.Context, id string) answer {
-	r, err := s.read(ctx, id)
+func (s *session) inspect(ctx context.Context, id string, limit time.Duration) answer {
+	r, err := s.read(ctx, id, limit)
 	if err == nil {
 		return answer{id: id, run: r}
+	}
+	if cerrdefs.IsNotFound(err) {
+		return answer{id: id, gone: true}
 	}
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
@@ -229,13 +244,10 @@ func (s *session) inspect(ctx context.Context, id string) answer {
 	return answer{id: id, err: err, away: away != nil}
 }
 
-func (s *session) read(ctx context.Context, id string) (*run, error) {
-	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+func (s *session) read(ctx context.Context, id string, limit time.Duration) (*run, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	res, err := s.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
-	if cerrdefs.IsNotFound(err) {
-		return nil, nil //nolint:nilnil // no run and no error: it is gone
-	}
 	if err != nil {
 		return nil, fmt.Errorf("inspect container %.12s: %w", id, err)
 	}

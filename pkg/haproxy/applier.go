@@ -32,15 +32,11 @@ type Result struct {
 // State is what the driver knows, for people and metrics.
 type State struct {
 	Status          string // in one sentence
-	LastError       string // "" when all is in step
-	LastApplied     time.Time
+	LastError       string // "" when all is in step, or HAProxy is still being started
 	Hash            string // of the texts in force, "" when not known
-	Differences     int    // servers that did not run as wanted at the last look, at least 1 while an apply fails
+	Differences     int    // servers that did not run as wanted at the last look, at least 1 while an apply fails or waits
 	Reloads         map[string]uint64
 	RuntimeCommands uint64
 	OldWorkers      int
-	Deleting        int // servers that wait for their last session
-	Worker          Worker
 	Version         string // of the running HAProxy
-	Verified        bool   // the check is done by the version that runs
 }

@@ -14,9 +14,6 @@ func (l *loop) delete(ctx context.Context) {
 	if err := l.deleteLeaving(ctx); err != nil {
 		l.cfg.Log.WithError(err).Debug("servers cannot be deleted yet")
 	}
-	l.mu.Lock()
-	l.view.Deleting = len(l.leaving)
-	l.mu.Unlock()
 	if len(l.leaving) > 0 {
 		l.deleteEvery = min(2*l.deleteEvery, deleteMax)
 		l.deleteAt = time.Now().Add(l.deleteEvery)
@@ -29,11 +26,20 @@ func (l *loop) look(ctx context.Context) {
 		return
 	}
 	i, err := l.api.info(ctx)
-	if err != nil || i.worker != l.worker {
-		l.unsure = true
-		l.retryAt = time.Now()
+	p, masterErr := l.master.processes(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		l.silent(err, masterErr) //nolint:errcheck // an attempt tells it
+		if !l.unsure {           // else it is being retried
+			l.unsure, l.retryAt = true, time.Now()
+		}
+	case err == nil:
+		l.answered(i.worker)
+		if l.unsure || i.worker != l.worker {
+			l.unsure, l.retryAt = true, time.Now()
+		}
 	}
-	if p, err := l.master.processes(ctx); err == nil {
+	if masterErr == nil {
 		l.mu.Lock()
 		l.view.OldWorkers = p.old()
 		l.mu.Unlock()
@@ -112,16 +118,24 @@ func (l *loop) followed(ctx context.Context, f followed) {
 		return
 	}
 	defer l.release()
+	current := f.epoch == l.epoch
 	err := l.keep(f)
 	if err != nil && ctx.Err() == nil {
 		l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs")
 		if l.cfg.Report != nil {
 			l.cfg.Report(err)
 		}
-		l.followHold = time.Now().Add(retryMax)
+		l.followHold, l.followFailed = time.Now().Add(retryMax), true
 	}
-	if err != nil && f.epoch == l.epoch {
+	if err != nil && current {
 		l.dirty()
+	}
+	if err == nil && current && l.followFailed {
+		l.followFailed = false
+		l.cfg.Log.Info("the file of haproxy's configuration follows again")
+		if l.cfg.Report != nil && l.inStep {
+			l.cfg.Report(nil)
+		}
 	}
 }
 

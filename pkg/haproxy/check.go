@@ -21,6 +21,8 @@ const (
 	StageCheck  = "check"  // HAProxy's own check
 	StageProbe  = "probe"  // a new address is taken
 	StageReload = "reload" // HAProxy's start with the new text
+	// StageConfirm is after the reload: what runs is not what the text says.
+	StageConfirm = "confirm"
 )
 
 // Refused says that a text was not put in force, and why; the former one stays.

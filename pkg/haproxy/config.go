@@ -22,7 +22,6 @@ type Config struct {
 	Path          string // the live configuration; its directory must be writable
 	MasterSocket  string // the master's command line
 	RuntimeSocket string // the worker's Runtime API; the configuration must open it
-	SocketMode    string // permission of the sockets that we choose; "" is 600
 
 	// Managed makes Driver.Run start HAProxy as a child and keep it running.
 	Managed bool
@@ -35,20 +34,18 @@ type Config struct {
 	DrainLimit     time.Duration // how long sessions of a removed server may go on; 0 is 30 s
 
 	Log logrus.FieldLogger
-	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil. Neither
-	// hook may call Apply; both may be called from several goroutines.
+	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil. It must
+	// not call Apply, and may be called from several goroutines.
 	Report func(error)
-	// Applied is told about each attempt that did or wanted to do something. It may be nil.
-	Applied func(Result, error)
 }
+
+// socketMode is the permission of the sockets that we choose.
+const socketMode = "600"
 
 // withDefaults fills what the user left open.
 func (c Config) withDefaults() Config {
 	if c.Bin == "" {
 		c.Bin = "haproxy"
-	}
-	if c.SocketMode == "" {
-		c.SocketMode = "600"
 	}
 	if c.StopGrace == 0 {
 		c.StopGrace = 5 * time.Second
@@ -88,17 +85,16 @@ func (c Config) validate() error {
 // MinimalConfig is the least text that HAProxy starts with: no listener, and the socket by which the
 // driver finds the worker. It is what HAProxy runs until the first real text is applied.
 func MinimalConfig(c Config) string {
-	c = c.withDefaults()
 	return "# Written by sidekick, until the first real configuration is known.\n" +
 		"global\n" +
-		"    stats socket " + c.RuntimeSocket + " mode " + c.SocketMode + " level admin\n"
+		"    stats socket " + c.RuntimeSocket + " mode " + socketMode + " level admin\n"
 }
 
 // ExecArgs is the command line, program first, that runs HAProxy in the foreground as master and
 // worker with the sockets of c.
 func ExecArgs(c Config) []string {
 	c = c.withDefaults()
-	return []string{c.Bin, "-W", "-S", c.MasterSocket + ",mode," + c.SocketMode, "-f", c.Path}
+	return []string{c.Bin, "-W", "-S", c.MasterSocket + ",mode," + socketMode, "-f", c.Path}
 }
 
 // Prepare makes HAProxy startable: it writes the minimal configuration if there is none, or if
@@ -121,13 +117,31 @@ func Prepare(ctx context.Context, c Config) error {
 		return fmt.Errorf("prepare haproxy: %w", err)
 	}
 	err = check(ctx, c.Bin, c.Path, c.Path)
-	if _, ok := errors.AsType[*Refused](err); !ok {
+	if asRefused(err) == nil {
 		return err
 	}
-	if err := os.Rename(c.Path, c.Path+".refused"); err != nil {
+	return errors.Join(err, setAside(c))
+}
+
+// setAside replaces a configuration that HAProxy does not start with by the minimal one and keeps a
+// copy. At no time is there none.
+func setAside(c Config) error {
+	text, err := os.ReadFile(c.Path)
+	if err != nil {
 		return fmt.Errorf("set the refused configuration aside: %w", err)
 	}
-	return errors.Join(err, writeMinimal(c))
+	info, err := os.Stat(c.Path)
+	if err != nil {
+		return fmt.Errorf("set the refused configuration aside: %w", err)
+	}
+	err = atomicfile.Write(c.Path+".refused", info.Mode().Perm(), func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("set the refused configuration aside: %w", err)
+	}
+	return writeMinimal(c)
 }
 
 // writeMinimal puts the minimal configuration in place.

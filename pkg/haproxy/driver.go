@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -29,6 +26,7 @@ type Driver struct {
 	running  render.Files // in force, nil when not known
 	reading  *reading     // of running, nil when not known
 	unknown  Reason       // why running is nil, if that is more than the start
+	former   render.Files // in force before commands failed half way, nil if none did
 	worker   Worker       // the one that runs it
 	can      Capabilities
 	onDisk   render.Files // what we last saw or put on disk, nil when not known
@@ -38,26 +36,21 @@ type Driver struct {
 	changed  time.Time    // when running changed last
 	unsure   bool         // the worker must be asked who it is before running is believed
 	leaving  map[string]*departure
-	reloaded time.Time // when the last reload was made
+	reloaded time.Time // when the last reload was made or its text refused
 	refusal  refusal
 	foreign  bool // another version than our own runs, so that the check is no proof
 
-	mu    sync.Mutex
-	view  State
-	shown render.Files // running, for State
+	mu     sync.Mutex
+	view   State
+	shown  render.Files // running, for State
+	behind bool         // the last attempt did not end with what was wanted in force
+	here   presence
 }
 
 // departure is a server that is out of service and waits for its deletion.
 type departure struct {
 	Command
 	since time.Time
-}
-
-// refusal is the last text that was refused.
-type refusal struct {
-	hash  [32]byte
-	err   *Refused
-	until time.Time // when it is worth another try
 }
 
 var _ Applier = (*Driver)(nil)
@@ -72,10 +65,12 @@ func NewDriver(cfg Config) (*Driver, error) {
 		cfg: cfg, store: store{cfg.Path}, master: masterCLI{cfg.MasterSocket}, api: runtimeAPI{cfg.RuntimeSocket},
 		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), leaving: map[string]*departure{},
 		view: State{Status: "waiting for the first configuration", Reloads: map[string]uint64{}},
+		here: presence{since: time.Now()},
 	}
 	d.turn <- struct{}{}
 	if cfg.Managed {
 		d.child = NewSupervisor(cfg)
+		d.child.ended = d.childEnded
 	}
 	return d, nil
 }
@@ -129,16 +124,15 @@ func (d *Driver) attempt(ctx context.Context, want render.Files) (Result, time.D
 func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Duration, error) {
 	none := Result{How: HowNone}
 	if d.running != nil && !d.unsure && sameFiles(d.running, want) {
-		d.running = want // its blocks may be cut better
+		d.inForce(want, d.reading) // its blocks may be cut better
 		return none, 0, nil
 	}
 	if err := d.store.valid(want); err != nil {
 		return none, 0, err
 	}
 	if err := d.connect(ctx); err != nil {
-		return none, 0, errors.Join(err, d.leaveForStart(ctx, want))
+		return none, 0, d.unconnected(ctx, want, err)
 	}
-	old := d.running
 	diff := diff(d.running, want, d.can, d.reading)
 	if d.running == nil && d.unknown.needed() {
 		diff.reason = d.unknown
@@ -150,6 +144,7 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	}
 	if _, ok := errors.AsType[*commandError](err); ok {
 		diff.reload(ReasonRefused, err.Error())
+		d.unknown = diff.reason // also if the reload has to wait
 	} else if err != nil {
 		return res, 0, err
 	}
@@ -158,13 +153,25 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	}
 	res.Reason = diff.reason
 	wait, err := d.reload(ctx, want)
-	if err != nil && d.running == nil && old != nil && !d.unknown.needed() {
-		d.settle(ctx, old)
+	if err != nil && d.running == nil && d.former != nil {
+		d.settle(ctx, d.former)
 	}
 	if err == nil && wait == 0 {
 		res.How = HowReload
 	}
 	return res, wait, err
+}
+
+// unconnected leaves want to the start of a HAProxy that is not there, and adds to err what is in its
+// way.
+func (d *Driver) unconnected(ctx context.Context, want render.Files, err error) error {
+	if silence, ok := errors.AsType[*silence](err); !ok || !silence.gone {
+		return err
+	}
+	if obstacle := d.leaveForStart(ctx, want); obstacle != nil {
+		return fmt.Errorf("%w; %w", err, obstacle)
+	}
+	return err
 }
 
 // runtimePart runs the commands of a difference on the worker and notes what is in force after them.
@@ -174,18 +181,29 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files, diff *diffe
 	}
 	cmds := diff.commands()
 	if err := d.change(ctx, cmds); err != nil {
+		former := d.running
 		d.forget(Reason{})
+		d.former = former
 		return 0, err
 	}
 	after := diff.afterCommands(d.running, want)
 	if len(cmds) > 0 || !sameFiles(after, d.running) {
 		d.dirty()
 	}
-	d.running, d.reading = after, nil
-	if !diff.reason.needed() {
-		d.reading = diff.reading
+	if diff.reason.needed() {
+		d.inForce(after, nil)
+	} else {
+		d.inForce(after, diff.reading)
 	}
 	return len(cmds), nil
+}
+
+// inForce notes what runs.
+func (d *Driver) inForce(files render.Files, r *reading) {
+	d.running, d.reading, d.unknown, d.former = files, r, Reason{}, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shown, d.here.texts = files, []render.Files{files}
 }
 
 // dirty notes that what is in force is not on disk.
@@ -199,9 +217,12 @@ func (d *Driver) dirty() {
 
 // forget notes that what runs is not known any more.
 func (d *Driver) forget(why Reason) {
-	d.running, d.reading, d.unknown = nil, nil, why
+	d.running, d.reading, d.unknown, d.former = nil, nil, why, nil
 	d.dirtied = time.Time{}
 	d.epoch++
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shown = nil
 }
 
 // poke wakes the loop up, if there is one.
@@ -220,6 +241,7 @@ func (d *Driver) connect(ctx context.Context) error {
 	case err == nil && i.stopping:
 		return fmt.Errorf("the worker that answers at %s is stopping", d.cfg.RuntimeSocket)
 	case err == nil && i.worker == d.worker:
+		d.answered(i.worker)
 		d.unsure = false
 		return nil
 	case err == nil:
@@ -227,13 +249,22 @@ func (d *Driver) connect(ctx context.Context) error {
 	}
 	d.unsure = true
 	_, masterErr := d.master.processes(ctx)
-	nobody := errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
-	if masterErr != nil || !nobody {
-		return fmt.Errorf("haproxy does not answer: %w", err)
+	if masterErr != nil || !unserved(err) {
+		return d.silent(err, masterErr)
 	}
+	d.answered(Worker{})
 	d.forget(Reason{})
 	d.worker = Worker{}
 	return nil
+}
+
+// meet notes who the worker is.
+func (d *Driver) meet(i info) {
+	d.worker, d.can, d.leaving = i.worker, i.capabilities(), map[string]*departure{}
+	d.answered(i.worker)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.view.Version = i.version
 }
 
 // adopt takes over a worker that was not known. If it is certain that it runs the files on disk, no
@@ -241,11 +272,9 @@ func (d *Driver) connect(ctx context.Context) error {
 func (d *Driver) adopt(ctx context.Context, i info) error {
 	d.forget(Reason{})
 	d.unsure = false
-	d.worker, d.can, d.leaving = i.worker, i.capabilities(), map[string]*departure{}
+	d.meet(i)
+	d.refusal.lift(i.worker)
 	d.foreign = d.ownVersion(ctx) != i.version
-	d.mu.Lock()
-	d.view.Worker, d.view.Version, d.view.Verified = i.worker, i.version, !d.foreign
-	d.mu.Unlock()
 	files, certain := d.believed(i.worker)
 	if !certain {
 		return nil
@@ -261,7 +290,8 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if err := d.change(ctx, m.left); err != nil {
 		return err
 	}
-	d.running, d.reading, d.onDisk = files, nil, files
+	d.inForce(files, nil)
+	d.onDisk = files
 	return d.store.writeApplied(files, i.worker)
 }
 
@@ -308,16 +338,25 @@ func (d *Driver) ownVersion(ctx context.Context) string {
 	return ""
 }
 
-// leaveForStart puts want on disk for an external HAProxy that does not run, so that it starts with
-// it. A managed one is started with what was last in force.
+// leaveForStart puts want on disk for a HAProxy that does not run, so that it starts with it, and says
+// why it may not. A managed one is first started with what was last in force.
 func (d *Driver) leaveForStart(ctx context.Context, want render.Files) error {
-	if d.cfg.Managed || (d.onDisk != nil && sameFiles(d.onDisk, want)) {
+	overdue := d.silentFor(startGrace)
+	if d.cfg.Managed && !overdue {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(d.cfg.Path), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
+	if err := d.refusal.holds(want); err != nil {
 		return err
 	}
-	c, err := d.candidate(ctx, want, nil, true)
+	disk := d.disk()
+	held := disk
+	if overdue {
+		held = nil
+	}
+	if disk != nil && sameFiles(disk, want) {
+		return d.startable(ctx, held, want)
+	}
+	c, err := d.candidate(ctx, want, held, true)
 	if err != nil {
 		return err
 	}
@@ -328,6 +367,14 @@ func (d *Driver) leaveForStart(ctx context.Context, want render.Files) error {
 	d.onDisk, d.diskTime = want, time.Now()
 	d.epoch++
 	return nil
+}
+
+// startable finds out whether another program has what HAProxy needs for its start.
+func (d *Driver) startable(ctx context.Context, held, want render.Files) error {
+	if !d.cfg.Managed && !d.cfg.SameNetwork {
+		return nil
+	}
+	return probe(ctx, held, want)
 }
 
 // settle brings servers back to an earlier text after commands that failed half way and a reload
@@ -341,7 +388,7 @@ func (d *Driver) settle(ctx context.Context, files render.Files) {
 	if m.reload != "" || d.change(ctx, m.repair) != nil {
 		return
 	}
-	d.running, d.reading = files, nil
+	d.inForce(files, nil)
 	d.dirty()
 }
 

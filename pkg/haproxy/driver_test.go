@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -198,6 +199,7 @@ func TestRefusedTextLeavesTheOldOne(t *testing.T) {
 	tests := map[string]struct{ text, stage, words string }{
 		"broken":           {text + "    frobnicate roundrobin\n", StageCheck, "unknown keyword 'frobnicate'"},
 		"address taken":    {b.text("    bind "+taken.Addr().String()+"\n", "s1 127.0.0.1:1"), StageProbe, taken.Addr().String()},
+		"in a range":       {b.text("    bind "+taken.Addr().String()+"-"+strconv.Itoa(int(portOf(t, taken.Addr().String())))+"\n", "s1 127.0.0.1:1"), StageProbe, taken.Addr().String()},
 		"socket forgotten": {strings.ReplaceAll(text, "stats socket", "# stats socket"), StageText, "stats socket " + b.cfg.RuntimeSocket},
 	}
 	for name, tt := range tests {
@@ -342,7 +344,12 @@ func TestRemovedServerKeepsItsStream(t *testing.T) {
 	if res := b.apply(t, b.text("", "s2 "+one)); res.How != HowRuntime {
 		t.Fatalf("got %+v, want runtime", res)
 	}
-	if n := b.driver.State().Deleting; n != 1 {
+	if err := b.driver.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := len(b.driver.leaving)
+	b.driver.release()
+	if n != 1 {
 		t.Errorf("waiting for deletion: %d, want 1", n)
 	}
 	if body, err := haproxytest.Get(b.addr); body != "one" {

@@ -33,3 +33,12 @@ func Bound(configuration string) []uint16 {
 	}
 	return ports
 }
+
+// Vacant returns an error if a HAProxy answers at the sockets of c: a second one would share its
+// ports, and nobody would notice.
+func Vacant(ctx context.Context, c Config) error {
+	if NewSupervisor(c).answered(ctx) {
+		return fmt.Errorf("another haproxy answers at %s: stop it first, or give this one its own sockets and configuration", c.MasterSocket)
+	}
+	return nil
+}

@@ -19,6 +19,7 @@ const (
 	deleteMin  = 50 * time.Millisecond
 	deleteMax  = time.Second
 	lookEvery  = 2 * time.Second
+	lookSilent = 250 * time.Millisecond // while HAProxy does not answer
 	auditEvery = time.Minute
 
 	followQuiet = 800 * time.Millisecond // the file follows this long after the last change
@@ -36,6 +37,7 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 	if err := d.tidy(ctx); err != nil {
 		return fmt.Errorf("remove what a crash left: %w", err)
 	}
+	d.begin()
 	if d.child == nil {
 		return d.loop(ctx, in)
 	}
@@ -73,21 +75,23 @@ type loop struct {
 	backoff  time.Duration
 	failures int  // in a row
 	failing  bool // the failure is logged
+	inStep   bool // the last attempt put in force what is wanted
 
 	deleteAt    time.Time
 	deleteEvery time.Duration
 	lookAt      time.Time
 	auditAt     time.Time
 
-	following   chan followed // not nil while a candidate is being checked
-	followAt    time.Time
-	followAfter time.Time // while changes go on, their share of a core allows no earlier one
-	followHold  time.Time // after a failure, no earlier one
+	following    chan followed // not nil while a candidate is being checked
+	followAt     time.Time
+	followAfter  time.Time // while changes go on, their share of a core allows no earlier one
+	followHold   time.Time // after a failure, no earlier one
+	followFailed bool      // and it is reported
 }
 
 func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 	now := time.Now()
-	l := &loop{Driver: d, backoff: retryMin, lookAt: now.Add(lookEvery), auditAt: now.Add(auditEvery)}
+	l := &loop{Driver: d, backoff: retryMin, lookAt: now, auditAt: now.Add(auditEvery)}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -99,8 +103,7 @@ func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 				in = nil
 				continue
 			}
-			l.want, l.backoff = want, retryMin
-			l.attempt(ctx)
+			l.take(ctx, want)
 		case f := <-l.following:
 			l.followed(ctx, f)
 		case <-l.wake:
@@ -174,10 +177,25 @@ func (l *loop) work(ctx context.Context) {
 	if due(&l.lookAt) {
 		l.look(ctx)
 		l.lookAt = time.Now().Add(lookEvery)
+		if l.silentFor(0) {
+			l.lookAt = time.Now().Add(lookSilent)
+		}
 	}
 	if due(&l.followAt) {
 		l.follow(ctx)
 	}
+}
+
+// take accepts a wanted set. One that is wanted already and whose next try is planned waits for that,
+// so that whoever sends a set at each failure does not undo the back-off.
+func (l *loop) take(ctx context.Context, want render.Files) {
+	planned := !l.retryAt.IsZero() && sameFiles(l.want, want)
+	l.want = want
+	if planned {
+		return
+	}
+	l.backoff = retryMin
+	l.attempt(ctx)
 }
 
 // attempt tries to put the wanted set in force and plans the next try.
@@ -186,7 +204,7 @@ func (l *loop) attempt(ctx context.Context) {
 		return
 	}
 	_, wait, err := l.Driver.attempt(ctx, l.want)
-	l.retryAt = time.Time{}
+	l.retryAt, l.inStep = time.Time{}, err == nil && wait == 0
 	switch {
 	case ctx.Err() != nil:
 		return
@@ -206,11 +224,15 @@ func (l *loop) attempt(ctx context.Context) {
 // failed plans the next try. A HAProxy that is just being started is no news.
 func (l *loop) failed(ctx context.Context, err error) {
 	pause, refused := l.backoff, asRefused(err) != nil
-	if refused {
+	_, silent := errors.AsType[*silence](err)
+	if refused && !silent {
 		pause = l.refusedFor(ctx)
 	}
 	l.backoff = min(2*l.backoff, retryMax)
 	l.retryAt = time.Now().Add(pause)
+	if l.starting(err) {
+		return
+	}
 	l.failures++
 	if l.failing || (!refused && l.failures < 5) {
 		return
@@ -225,8 +247,9 @@ func (l *loop) refusedFor(ctx context.Context) time.Duration {
 		return retryMax
 	}
 	defer l.release()
-	if l.refusal.err == nil {
+	refused, until := l.refusal.of(l.want)
+	if refused == nil {
 		return retryMax
 	}
-	return max(retryMin, time.Until(l.refusal.until))
+	return max(retryMin, time.Until(until))
 }

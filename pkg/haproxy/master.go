@@ -90,7 +90,7 @@ var errReloadFailed = errors.New("the master reports a failed reload")
 // run twice at once: HAProxy 2.6 loses a reload that comes while another one goes on. On
 // errReloadFailed words is what the master itself tells about it, which 2.6 does not.
 func (m masterCLI) reload(ctx context.Context) (worker int, words string, err error) {
-	before, err := m.settled(ctx, masterLimit, func(processes) bool { return true })
+	before, err := m.settled(ctx, masterLimit, nil, func(processes) bool { return true })
 	if err != nil {
 		return 0, "", err
 	}
@@ -101,7 +101,7 @@ func (m masterCLI) reload(ctx context.Context) (worker int, words string, err er
 		if rest, failed := strings.CutPrefix(answer, "Success=0"); failed && err == nil {
 			return 0, strings.Join(alertsOf(rest), "; "), errReloadFailed
 		}
-		p, err := m.settled(ctx, reloadLimit, func(p processes) bool {
+		p, err := m.settled(ctx, reloadLimit, &before, func(p processes) bool {
 			return p.reloads > before.reloads && (p.failed > 0 || p.current() != 0)
 		})
 		switch {
@@ -126,18 +126,23 @@ const (
 // it executes itself anew, also after its start.
 var errLost = errors.New("the master did not take the command")
 
+// errOtherMaster says that HAProxy was started anew while its reload was waited for.
+var errOtherMaster = errors.New("another master answers than the one that was asked")
+
 // settled waits for processes as they are wanted. While it executes itself anew, the master refuses
-// and resets connections.
-func (m masterCLI) settled(ctx context.Context, limit time.Duration, ok func(processes) bool) (processes, error) {
+// and resets connections. A command was sent if before, the processes then, is not nil.
+func (m masterCLI) settled(ctx context.Context, limit time.Duration, before *processes, ok func(processes) bool) (processes, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	lost := time.Now().Add(lostAfter)
 	for {
 		p, err := m.processes(ctx)
 		switch {
+		case err == nil && before != nil && p.master != before.master:
+			return p, errOtherMaster
 		case err == nil && ok(p):
 			return p, nil
-		case err == nil && p.failed == 0 && time.Now().After(lost):
+		case err == nil && before != nil && p.reloads == before.reloads && time.Now().After(lost):
 			return p, errLost
 		}
 		if pause(ctx, pollEvery) != nil {

@@ -6,25 +6,31 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
-// binds are the literal TCP addresses that a configuration listens on, in their order. Names, ranges
-// of ports, Unix sockets and other transports are left out, for they cannot be probed simply.
+// binds are the literal TCP addresses that a configuration listens on, in their order, ranges of ports
+// one by one. Names, Unix sockets and other transports are left out, for they cannot be probed
+// simply. Only bind lines are looked at, so that a text with many services costs no more than a look
+// over its bytes.
 func binds(files render.Files) []netip.AddrPort {
 	var all []netip.AddrPort
 	if len(files) == 0 {
 		return nil
 	}
-	for _, s := range parse(files[0].Text()) {
-		if s.kind != "frontend" && s.kind != "listen" {
+	for _, block := range files[0].Blocks {
+		if !strings.Contains(block.Text, "bind") {
 			continue
 		}
-		for _, l := range s.lines {
-			all = append(all, bindAddresses(l)...)
+		for raw := range strings.Lines(block.Text) {
+			if strings.HasPrefix(strings.TrimLeft(raw, " \t"), "bind") {
+				all = append(all, bindAddresses(splitLine(strings.TrimRight(raw, "\n")))...)
+			}
 		}
 	}
 	return all
@@ -37,42 +43,56 @@ func bindAddresses(l line) []netip.AddrPort {
 	}
 	var all []netip.AddrPort
 	for one := range strings.SplitSeq(l.words[1], ",") {
-		if a, ok := bindAddress(one); ok {
-			all = append(all, a)
-		}
+		all = append(all, bindAddress(one)...)
 	}
 	return all
 }
 
-// bindAddress reads one address of a bind line.
-func bindAddress(s string) (netip.AddrPort, bool) {
-	any4 := true
-	if rest, ok := strings.CutPrefix(s, "ipv4@"); ok {
-		s = rest
-	} else if rest, ok := strings.CutPrefix(s, "ipv6@"); ok {
-		s, any4 = rest, false
+// bindAddress reads one address of a bind line, with its port or its range of ports.
+func bindAddress(s string) []netip.AddrPort {
+	unspecified := netip.IPv4Unspecified()
+	for _, prefix := range []string{"ipv4@", "tcp4@", "tcp@", "ipv6@", "tcp6@"} {
+		if rest, ok := strings.CutPrefix(s, prefix); ok {
+			s = rest
+			if strings.HasSuffix(prefix, "6@") {
+				unspecified = netip.IPv6Unspecified()
+			}
+			break
+		}
 	}
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {
-		return netip.AddrPort{}, false
+		return nil
 	}
-	host, port := s[:i], s[i+1:]
-	switch {
-	case (host == "" || host == "*") && any4:
-		host = "0.0.0.0"
-	case host == "" || host == "*":
-		host = "::"
+	addr, first, last := unspecified, s[i+1:], s[i+1:]
+	if from, to, ranged := strings.Cut(first, "-"); ranged {
+		first, last = from, to
 	}
-	a, err := netip.ParseAddrPort(net.JoinHostPort(strings.Trim(host, "[]"), port))
-	return a, err == nil && a.Port() != 0
+	if host := strings.Trim(s[:i], "[]"); host != "" && host != "*" {
+		literal, err := netip.ParseAddr(host)
+		if err != nil {
+			return nil
+		}
+		addr = literal
+	}
+	low, err1 := strconv.ParseUint(first, 10, 16)
+	high, err2 := strconv.ParseUint(last, 10, 16)
+	if err1 != nil || err2 != nil || low == 0 {
+		return nil
+	}
+	var all []netip.AddrPort
+	for port := low; port <= high; port++ {
+		all = append(all, netip.AddrPortFrom(addr, uint16(port))) //nolint:gosec // of 16 bits, as parsed
+	}
+	return all
 }
 
 // probe listens once on every address of wanted that running does not listen on, because HAProxy's
 // own check does not and a taken address makes a reload an outage of seconds.
 func probe(ctx context.Context, running, wanted render.Files) error {
-	held := binds(running)
+	held := addressesOf(running)
 	for _, a := range binds(wanted) {
-		if overlaps(held, a) {
+		if held.overlap(a) {
 			continue
 		}
 		var lc net.ListenConfig
@@ -105,14 +125,22 @@ func network(a netip.AddrPort) string {
 	return "tcp6"
 }
 
-// overlaps tells whether HAProxy itself already listens there.
-func overlaps(held []netip.AddrPort, a netip.AddrPort) bool {
-	for _, h := range held {
-		if h.Port() == a.Port() && (h.Addr() == a.Addr() || h.Addr().IsUnspecified() || a.Addr().IsUnspecified()) {
-			return true
-		}
+// addresses are those that HAProxy itself listens on, by port.
+type addresses map[uint16][]netip.Addr
+
+func addressesOf(files render.Files) addresses {
+	held := addresses{}
+	for _, a := range binds(files) {
+		held[a.Port()] = append(held[a.Port()], a.Addr())
 	}
-	return false
+	return held
+}
+
+// overlap tells whether HAProxy already listens there.
+func (held addresses) overlap(a netip.AddrPort) bool {
+	return slices.ContainsFunc(held[a.Port()], func(h netip.Addr) bool {
+		return h == a.Addr() || h.IsUnspecified() || a.Addr().IsUnspecified()
+	})
 }
 
 // opensSocket tells whether a configuration opens the socket by which the driver finds the worker.

@@ -13,46 +13,32 @@ import (
 const (
 	reloadLimit = 15 * time.Second // HAProxy tries for seconds to get an address that is taken
 	finishLimit = 3 * time.Second  // what is begun may take this long when we are asked to stop
-
-	retryRefused = time.Minute      // the same text, for the cause may lie outside of it
-	retryProbe   = 10 * time.Second // an address may become free any time
 )
 
 // reload puts want in force by a checked and confirmed reload. A wait says that it is too soon for
-// one. A text that was refused a short while ago is not tried again.
+// one, whether the last was made or refused. A text that was refused a short while ago is not tried
+// again.
 func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, error) {
-	if d.refusal.err != nil && d.refusal.hash == want.Hash() && time.Now().Before(d.refusal.until) {
-		return 0, d.refusal.err
+	if err := d.refusal.holds(want); err != nil {
+		return 0, err
 	}
 	if soon := time.Until(d.reloaded.Add(d.cfg.ReloadInterval)); soon > 0 {
 		return soon, nil
 	}
-	held, known := d.held()
+	held, known := d.listens()
 	c, err := d.candidate(ctx, want, held, known)
-	if err == nil {
-		defer c.discard() //nolint:errcheck // tidied at the next start
-		d.reloaded = time.Now()
-		err = d.load(ctx, c)
+	if err != nil {
+		return 0, err
 	}
-	d.remember(want, err)
+	defer c.discard() //nolint:errcheck // tidied at the next start
+	d.reloaded = time.Now()
+	err = d.load(ctx, c)
+	d.refusal.note(want, err)
 	return 0, err
 }
 
-// remember keeps a refusal for as long as the text is not worth another try.
-func (d *Driver) remember(want render.Files, err error) {
-	d.refusal = refusal{}
-	refused := asRefused(err)
-	if refused == nil {
-		return
-	}
-	d.refusal = refusal{hash: want.Hash(), err: refused, until: time.Now().Add(retryRefused)}
-	if refused.Stage == StageProbe {
-		d.refusal.until = time.Now().Add(retryProbe)
-	}
-}
-
-// held is the text whose addresses HAProxy itself holds, if that is known.
-func (d *Driver) held() (files render.Files, known bool) {
+// listens is the text whose addresses HAProxy itself holds, if that is known for certain.
+func (d *Driver) listens() (files render.Files, known bool) {
 	if d.running != nil {
 		return d.running, true
 	}
@@ -60,23 +46,34 @@ func (d *Driver) held() (files render.Files, known bool) {
 	return files, err == nil && files[0].Text() == MinimalConfig(d.cfg)
 }
 
-// candidate stages and judges a text. held is what HAProxy listens on; without knowing that there is
-// no probe, for HAProxy's own addresses would look taken.
+// candidate stages and judges a text, and remembers it if it is refused. held is what HAProxy listens
+// on; without knowing that there is no probe, for HAProxy's own addresses would look taken.
 func (d *Driver) candidate(ctx context.Context, want, held render.Files, known bool) (candidate, error) {
+	c, err := d.judged(ctx, want, held, known)
+	if err != nil {
+		d.reloaded = time.Now() // it costs as much of HAProxy's program as a reload
+		d.refusal.note(want, err)
+	}
+	return c, err
+}
+
+// judged is a candidate that passed everything that can be found out before HAProxy loads it.
+func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool) (candidate, error) {
 	if !opensSocket(want, d.cfg.RuntimeSocket) {
 		return candidate{}, &Refused{Stage: StageText, Words: fmt.Sprintf(
-			"the global section does not open the driver's socket: add the line \"stats socket %s mode 600 level admin\"",
-			d.cfg.RuntimeSocket)}
+			"the global section does not open the driver's socket: add the line \"stats socket %s mode %s level admin\"",
+			d.cfg.RuntimeSocket, socketMode)}
+	}
+	if (d.cfg.Managed || d.cfg.SameNetwork) && known {
+		if err := probe(ctx, held, want); err != nil {
+			return candidate{}, err
+		}
 	}
 	c, err := d.store.stage(want)
 	if err != nil {
 		return candidate{}, err
 	}
-	err = d.judge(ctx, c, d.foreign)
-	if (d.cfg.Managed || d.cfg.SameNetwork) && err == nil && known {
-		err = probe(ctx, held, want)
-	}
-	if err != nil {
+	if err := d.judge(ctx, c, d.foreign); err != nil {
 		return candidate{}, errors.Join(err, c.discard())
 	}
 	return c, nil
@@ -99,6 +96,7 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 	defer cancel()
 	before := d.disk()
 	d.epoch++
+	held := d.mayHold(before, c.files)
 	mark := 0
 	if d.child != nil {
 		mark = d.child.alerts.mark()
@@ -117,13 +115,29 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 	if err == nil {
 		return d.loaded(before, c.files)
 	}
-	if !errors.Is(err, errReloadFailed) {
+	if errors.Is(err, errReloadFailed) {
+		d.holds(held)
+	} else {
 		d.forget(Reason{Kind: ReasonDrift, Detail: "a reload could not be confirmed"})
 	}
-	if before != nil {
-		err = errors.Join(err, d.store.restore(before), d.store.prune(c.files, before))
+	if err := d.putBack(before, c.files); err != nil {
+		d.cfg.Log.WithError(err).Warn("cannot put the former configuration back")
 	}
 	return d.reloadError(err, words, mark)
+}
+
+// putBack restores the files from before a failed reload. Only a worker that is started after this
+// surely runs them.
+func (d *Driver) putBack(before, failed render.Files) error {
+	d.onDisk = nil
+	if before == nil {
+		return nil
+	}
+	if err := d.store.restore(before); err != nil {
+		return err
+	}
+	d.onDisk, d.diskTime = before, time.Now()
+	return d.store.prune(failed, before)
 }
 
 // errUnconfirmed says that a worker was started with the new text but does not run it as wanted.
@@ -137,11 +151,11 @@ func (d *Driver) reloadError(err error, words string, mark int) error {
 	if words == "" && d.child != nil {
 		words = strings.Join(d.child.alerts.since(mark), "; ")
 	}
-	switch {
-	case errors.Is(err, errReloadFailed) && words == "":
+	if !errors.Is(err, errReloadFailed) {
+		return &Refused{Stage: StageConfirm, Words: strings.TrimSuffix(err.Error()+": "+words, ": ")}
+	}
+	if words == "" {
 		words = "see haproxy's own log for the reason"
-	case !errors.Is(err, errReloadFailed):
-		words = strings.TrimSuffix(err.Error()+": "+words, ": ")
 	}
 	return &Refused{Stage: StageReload, Words: words}
 }
@@ -177,10 +191,7 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 			return errors.Join(fmt.Errorf("the new worker %d does not answer at %s", pid, d.cfg.RuntimeSocket), err)
 		}
 	}
-	d.worker, d.can, d.leaving = i.worker, i.capabilities(), map[string]*departure{}
-	d.mu.Lock()
-	d.view.Worker, d.view.Version = i.worker, i.version
-	d.mu.Unlock()
+	d.meet(i)
 	live, err := d.api.servers(ctx)
 	if err != nil {
 		return err
@@ -194,8 +205,8 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 
 // loaded notes what is in force after a confirmed reload.
 func (d *Driver) loaded(before, now render.Files) error {
-	d.running, d.reading, d.onDisk, d.unknown = now, nil, now, Reason{}
-	d.diskTime, d.dirtied = time.Now(), time.Time{}
+	d.inForce(now, nil)
+	d.onDisk, d.diskTime, d.dirtied = now, time.Now(), time.Time{}
 	if err := d.store.writeApplied(now, d.worker); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot note what is applied; the next start will reload once")
 	}

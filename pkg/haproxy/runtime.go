@@ -156,12 +156,8 @@ func (c *conversation) answer() (string, error) {
 	}
 }
 
-// Answers that say that a server still is in use or is no more.
-const (
-	answerInUse  = "Server still has connections attached to it, cannot remove it."
-	answerNone   = "No such server."
-	answerExists = "Already exists a server with the same name in backend."
-)
+// answerNone says that a server is no more.
+const answerNone = "No such server."
 
 // succeeded tells whether an answer to a change is one of the known good ones; HAProxy has no status
 // codes, so everything else is an error.

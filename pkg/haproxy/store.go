@@ -10,8 +10,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -152,7 +154,13 @@ func (s store) read(names []string) (render.Files, error) {
 	return files, s.valid(files)
 }
 
-// tidy removes candidates that a crash left.
+// tempAge is how old an unfinished file must be to be nobody's: an atomic write takes a moment.
+const tempAge = time.Minute
+
+// tempName is how the unfinished files of an atomic write end, after their target's name.
+var tempName = regexp.MustCompile(`\.[0-9]+$`)
+
+// tidy removes candidates and unfinished files that a crash left.
 func (s store) tidy() error {
 	left, err := filepath.Glob(filepath.Join(s.dir(), candidatePrefix+"*"))
 	if err != nil {
@@ -160,6 +168,37 @@ func (s store) tidy() error {
 	}
 	for _, dir := range left {
 		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	for _, name := range append([]string{"", appliedName, filepath.Base(s.path) + ".refused"}, s.readApplied().Files...) {
+		if name != "" && !filepath.IsLocal(name) {
+			continue
+		}
+		if err := unfinished(s.at(s.dir(), name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unfinished removes what atomic writes of the file at path left.
+func unfinished(path string) error {
+	prefix := "." + filepath.Base(path)
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		suffix, ok := strings.CutPrefix(e.Name(), prefix)
+		if !ok || !e.Type().IsRegular() || tempName.FindString(suffix) != suffix {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || time.Since(info.ModTime()) < tempAge {
+			continue // gone, or somebody writes it now
+		}
+		if err := os.Remove(filepath.Join(filepath.Dir(path), e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

@@ -32,6 +32,7 @@ const (
 type Supervisor struct {
 	cfg    Config
 	alerts alertRing
+	ended  func(error) // is told how each child ended; may be nil
 }
 
 // NewSupervisor returns a supervisor that starts nothing before Run.
@@ -122,6 +123,9 @@ func (s *Supervisor) supervise(ctx context.Context) {
 			backoff = restartMin
 		}
 		s.cfg.Log.WithError(err).WithField("again_in", backoff.String()).Warn("haproxy ended")
+		if s.ended != nil {
+			s.ended(err)
+		}
 		if s.cfg.Report != nil {
 			s.cfg.Report(err)
 		}
@@ -135,7 +139,7 @@ func (s *Supervisor) supervise(ctx context.Context) {
 // once runs HAProxy until it ends or ctx does.
 func (s *Supervisor) once(ctx context.Context) error {
 	err := Prepare(ctx, s.cfg)
-	if _, ok := errors.AsType[*Refused](err); ok {
+	if asRefused(err) != nil {
 		s.cfg.Log.WithError(err).Warn("haproxy refuses the configuration on disk; starting with a minimal one")
 	} else if err != nil {
 		return err
@@ -150,23 +154,18 @@ func (s *Supervisor) once(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	words := strings.Join(s.alerts.since(c.mark), "; ")
+	err = fmt.Errorf("haproxy ended: %w", err)
+	if words := strings.Join(s.alerts.since(c.mark), "; "); words != "" {
+		err = fmt.Errorf("%w (%s)", err, words)
+	}
 	// HAProxy ends with 1 when it cannot start with its configuration, for instance because an
 	// address is taken, which its check does not see.
 	if c.cmd.ProcessState.ExitCode() == 1 && time.Since(began) < ranWell {
-		if aside := s.setAside(); aside != nil {
-			return errors.Join(err, aside)
+		if aside := setAside(s.cfg); aside != nil {
+			return fmt.Errorf("%w; %w", err, aside)
 		}
 	}
-	return fmt.Errorf("haproxy ended: %w (%s)", err, words)
-}
-
-// setAside replaces the configuration that HAProxy cannot start with by the minimal one.
-func (s *Supervisor) setAside() error {
-	if err := os.Rename(s.cfg.Path, s.cfg.Path+".refused"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("set the refused configuration aside: %w", err)
-	}
-	return writeMinimal(s.cfg)
+	return err
 }
 
 // child is one started HAProxy.

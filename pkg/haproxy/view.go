@@ -17,43 +17,41 @@ func (d *Driver) State() State {
 	if d.shown != nil {
 		s.Hash = textHash(d.shown)
 	}
+	if d.behind {
+		s.Differences = max(1, s.Differences)
+	}
 	return s
 }
 
 // publish makes the outcome of an attempt visible. It is called with the turn held.
 func (d *Driver) publish(res Result, wait time.Duration, err error) {
+	quiet := d.starting(err)
 	d.mu.Lock()
 	v := &d.view
-	v.Deleting = len(d.leaving)
-	d.shown = d.running
+	d.behind = err != nil || wait > 0
 	switch {
+	case quiet:
+		v.Status = "waiting for haproxy to start"
 	case err != nil:
 		v.Status, v.LastError = "behind", err.Error()
-		v.Differences = max(1, v.Differences)
 	case wait > 0:
 		v.Status = "a reload is due: " + res.Reason.String()
 	default:
-		v.Status, v.LastError, v.LastApplied, v.Differences = "in step", "", time.Now(), 0
+		v.Status, v.LastError, v.Differences = "in step", "", 0
 	}
 	if res.How == HowReload {
 		v.Reloads[res.Reason.Kind]++
 	}
 	d.mu.Unlock()
-	d.tell(res, wait, err)
-}
-
-// tell passes the outcome on to those who asked for it.
-func (d *Driver) tell(res Result, wait time.Duration, err error) {
-	if d.cfg.Report != nil && wait == 0 {
+	if d.cfg.Report != nil && wait == 0 && !quiet {
 		d.cfg.Report(err)
 	}
-	if err == nil && res.How == HowNone {
-		return
-	}
-	if d.cfg.Applied != nil {
-		d.cfg.Applied(res, err)
-	}
-	if err != nil {
+	d.log(res, err)
+}
+
+// log tells what was done.
+func (d *Driver) log(res Result, err error) {
+	if err != nil || res.How == HowNone {
 		return
 	}
 	log := d.cfg.Log.WithFields(logrus.Fields{"how": res.How, "commands": res.Commands, "took": res.Took.String()})

@@ -68,7 +68,6 @@ type liveServer struct {
 	address       string // address and port, joined as in a text
 	maint         bool
 	stopped       bool
-	checked       bool
 	weight        int
 }
 
@@ -81,11 +80,8 @@ func (r runtimeAPI) servers(ctx context.Context) ([]liveServer, error) {
 	return parseServers(answer)
 }
 
-// Bits of srv_admin_state that mean forced or inherited maintenance, and of srv_check_state.
-const (
-	adminMaint   = 0x01 | 0x02
-	checkEnabled = 0x02
-)
+// adminMaint are the bits of srv_admin_state that mean forced or inherited maintenance.
+const adminMaint = 0x01 | 0x02
 
 // parseServers reads the answer to `show servers state` by the names of its columns. An answer that
 // is cut short is an error: unknown is not empty.
@@ -99,7 +95,7 @@ func parseServers(answer string) ([]liveServer, error) {
 	for i, name := range strings.Fields(strings.TrimPrefix(header, "#")) {
 		column[name] = i
 	}
-	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state"} {
+	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight"} {
 		if _, ok := column[name]; !ok {
 			return nil, errors.New("the list of servers has no column " + name)
 		}
@@ -126,7 +122,7 @@ func readLive(f []string, column map[string]int) liveServer {
 	s := liveServer{
 		backend: f[column["be_name"]], name: f[column["srv_name"]],
 		maint: number("srv_admin_state")&adminMaint != 0, stopped: number("srv_op_state") == 0,
-		checked: number("srv_check_state")&checkEnabled != 0, weight: number("srv_uweight"),
+		weight: number("srv_uweight"),
 	}
 	if addr, err := netip.ParseAddr(f[column["srv_addr"]]); err == nil {
 		s.address = netip.AddrPortFrom(addr, uint16(number("srv_port"))).String() //nolint:gosec // a port

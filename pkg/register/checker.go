@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -24,6 +23,12 @@ const (
 	defaultTimeout  = 2 * time.Second
 )
 
+// The bounds of what a container may ask and answer.
+const (
+	longestTimeout = time.Minute
+	longestHead    = 64 << 10
+)
+
 // verdict is what the checks of one candidate have come to.
 type verdict struct {
 	id         string
@@ -36,39 +41,47 @@ type verdict struct {
 // checker makes the connections of all checks, a bounded number at a time.
 type checker struct {
 	dial  func(ctx context.Context, network, address string) (net.Conn, error)
-	slots chan struct{}
-	http  *http.Client
+	lanes *lanes
+	http  http.RoundTripper
 }
 
-func newChecker(dial func(ctx context.Context, network, address string) (net.Conn, error), parallel int) *checker {
+func newChecker(dial func(ctx context.Context, network, address string) (net.Conn, error)) *checker {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
 	return &checker{
-		dial: dial, slots: make(chan struct{}, parallel),
-		http: &http.Client{
-			// No connection is kept: each check must show that a new one is taken.
-			Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		dial: dial, lanes: newLanes(),
+		// No connection is kept: each check must show that a new one is taken.
+		http: &http.Transport{DialContext: dial, DisableKeepAlives: true, MaxResponseHeaderBytes: longestHead},
 	}
+}
+
+// task is what one candidate's checks are made of.
+type task struct {
+	check service.Check
+	lane  string   // which candidates share one
+	known *verdict // on this run from earlier checks, nil if there is none
 }
 
 // watch checks until ctx is cancelled, and tells its verdict whenever that changes. Until the first
 // success it tries at a pace that follows the time it has tried already, so that a container that
 // starts fast is found within milliseconds and one that starts slowly costs little. After that it
-// looks at the check's interval, and what failed or passed as often as the check says counts.
-func (c *checker) watch(ctx context.Context, check *service.Check, tell func(verdict) bool) {
+// looks at the check's interval, and what failed or passed as often as the check says counts. What
+// is known from earlier checks has passed already, and counts until then.
+func (c *checker) watch(ctx context.Context, t *task, tell func(verdict) bool) {
+	own, leave := c.lanes.join(t.lane)
+	defer leave()
 	begin := time.Now()
-	var h history
+	check := &t.check
+	h := history{last: t.known, passed: t.known != nil}
 	for {
-		err := c.once(ctx, check)
+		err := c.once(ctx, own, check)
 		if ctx.Err() != nil {
 			return
 		}
 		v := verdict{up: err == nil}
 		if err != nil {
-			v.reason = err.Error()
+			v.reason = plain(err.Error())
 			v.overdue = !h.passed && time.Since(begin) >= overdue
 		}
 		if h.turn(check, v) && !tell(v) {
@@ -134,42 +147,41 @@ func wait(ctx context.Context, d time.Duration) bool {
 }
 
 // once makes one check.
-func (c *checker) once(ctx context.Context, check *service.Check) error {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return ctx.Err()
+func (c *checker) once(ctx context.Context, own *lane, check *service.Check) error {
+	exit, err := c.lanes.enter(ctx, own)
+	if err != nil {
+		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, orDefault(check.Timeout, defaultTimeout))
+	defer exit()
+	ctx, cancel := context.WithTimeout(ctx, min(orDefault(check.Timeout, defaultTimeout), longestTimeout))
 	defer cancel()
 	if check.Kind == service.CheckHTTP {
 		return c.get(ctx, check)
 	}
 	conn, err := c.dial(ctx, "tcp", check.Target.String())
 	if err != nil {
-		return fmt.Errorf("it does not listen on %s: %w", check.Target, err)
+		return fmt.Errorf("it does not listen on %s: %s", check.Target, cause(err, err.Error()))
 	}
 	_ = conn.Close()
 	return nil
 }
 
 func (c *checker) get(ctx context.Context, check *service.Check) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address(check.Target, check.HTTPPath), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+check.Target.String()+check.HTTPPath, nil)
 	if err != nil {
 		return fmt.Errorf("check http:%s: %w", check.HTTPPath, err)
 	}
 	request.Host = check.Host
 	request.Header.Set("User-Agent", "sidekick")
-	response, err := c.http.Do(request)
+	response, err := c.http.RoundTrip(request)
 	if err != nil {
-		return fmt.Errorf("check http:%s: %w", check.HTTPPath, err)
+		return fmt.Errorf("check http:%s of %s: %s", check.HTTPPath, check.Target,
+			cause(err, "what it answers is no HTTP, or has a head of more than 64 KiB"))
 	}
 	_ = response.Body.Close()
+	// The container's own words for the status are left out: they may be anything.
 	if response.StatusCode < 200 || response.StatusCode > 399 {
-		return fmt.Errorf("check http:%s: the answer is %s, not 2xx or 3xx", check.HTTPPath, response.Status)
+		return fmt.Errorf("check http:%s: the answer is %d, not 2xx or 3xx", check.HTTPPath, response.StatusCode)
 	}
 	return nil
 }
-
-func address(target netip.AddrPort, path string) string { return "http://" + target.String() + path }

@@ -11,38 +11,39 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-const (
-	firstWait  = 2 * time.Second // for the first verdicts on what runs already
-	dialsAtAll = 64              // connections being made at a time
-)
+// firstWait is for the first verdicts on what runs already.
+const firstWait = 2 * time.Second
 
 // Gate lets an instance through when it answers. It stands between a Source and a Publisher.
 type Gate struct {
 	Log logrus.FieldLogger
-	// Report is told of each set that is passed on (nil). It may be nil.
-	Report func(error)
 	// Held is given the complete set of what is not let through yet, with the reasons, when it
 	// changes. It is called from Run's goroutine and may be nil.
 	Held func([]service.Rejection)
 	// Dial makes the connections of checks; a net.Dialer if nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Memory is a file in which the gate keeps what it has let through, so that the next agent on
+	// this host takes up where this one ends: what was let through needs no new pass, and what was
+	// draining is never ready again in the same run. No file if empty.
+	Memory string
 }
 
 // Run takes complete sets of candidates, and sends complete sets of those that answer, after each
 // change, until ctx is cancelled; a reader that is slow gets the newest. An instance is let through
 // by its first successful check; later it may turn unhealthy, but leaves only when its Source lets
-// it go. The first set waits for the first verdict on every candidate, 2 s at most, so that the
-// restart of an agent does not take away what went on running.
+// it go. The first set waits for the first verdict on every candidate that is not in Memory, 2 s at
+// most, so that the restart of an agent does not take away what went on running.
 func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<- []service.Instance) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	notes := newNotebook(g.Memory, g.Log)
 	h := &hall{
-		Gate: g, wg: &wg, verdicts: make(chan verdict),
-		check:      newChecker(g.Dial, dialsAtAll),
-		candidates: map[string]*candidate{},
+		Gate: g, wg: &wg, verdicts: make(chan verdict), check: newChecker(g.Dial),
+		candidates: map[string]*candidate{}, notes: notes, recalled: notes.read(), began: time.Now(),
 	}
+	wg.Go(func() { notes.run(ctx) })
 	first := time.NewTimer(firstWait)
 	defer first.Stop()
 	first.Stop() // until there is a first set
@@ -63,15 +64,8 @@ func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<-
 			h.open = true
 		case ready <- next:
 			ready = nil
-			g.report()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-}
-
-func (g *Gate) report() {
-	if g.Report != nil {
-		g.Report(nil)
 	}
 }

@@ -99,11 +99,18 @@ type gated struct {
 func openGate(t *testing.T) *gated {
 	t.Helper()
 	g := &gated{net: newFakeNetwork(), in: make(chan []service.Instance)}
+	g.run(t, "")
+	return g
+}
+
+// run starts the gate, which the end of the test or stop ends.
+func (g *gated) run(t *testing.T, memory string) (stop func()) {
+	t.Helper()
 	gate := &Gate{Log: quiet(), Dial: g.net.dial, Held: func(r []service.Rejection) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.held = r
-	}}
+	}, Memory: memory}
 	ctx, cancel := context.WithCancel(t.Context())
 	out := make(chan []service.Instance)
 	done := make(chan error, 1)
@@ -120,13 +127,14 @@ func openGate(t *testing.T) *gated {
 			}
 		}
 	}()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("Run: got %v, want %v", err, context.Canceled)
 		}
 	})
-	return g
+	t.Cleanup(stop)
+	return stop
 }
 
 func summary(set []service.Instance) string {
@@ -316,7 +324,7 @@ func TestGateHTTP(t *testing.T) {
 			i.Check.HTTPPath, i.Check.Host = "/up?x=1", "shop.example.com"
 		})}
 		g.want(t, "[]")
-		g.wantHeld(t, "a: not let through: check http:/up?x=1: the answer is 503 x, not 2xx or 3xx")
+		g.wantHeld(t, "a: not let through: check http:/up?x=1: the answer is 503, not 2xx or 3xx")
 		g.net.mu.Lock()
 		if got, want := g.net.asked[0], "shop.example.com/up?x=1"; got != want {
 			t.Errorf("asked for %q, want %q", got, want)

@@ -2,17 +2,19 @@ package register
 
 import (
 	"context"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// healthy is Docker's word for a HEALTHCHECK that passes.
-const healthy = "healthy"
+// forgetAfter is how long an earlier process's notes are kept on what does not show up.
+const forgetAfter = 10 * time.Minute
 
 // hall is where the candidates of one Run wait, and are known after they were let through. The
 // goroutine of Run owns it; each candidate is checked by a goroutine of its own.
@@ -29,17 +31,10 @@ type hall struct {
 	held       []service.Rejection   // what was told last
 	told       bool                  // whether held was told at all
 	generation uint64
-}
-
-// candidate is one instance of the Source.
-type candidate struct {
-	instance   service.Instance
-	generation uint64 // tells verdicts on it from those on a predecessor with its id
-	stop       context.CancelFunc
-	last       *verdict // of its checks; nil before the first
-	published  bool
-	state      service.State // as last logged
-	warned     bool
+	notes      *notebook
+	recalled   map[string]note // of an earlier process, on what did not show up yet
+	noted      map[string]note // what notes was given last
+	began      time.Time
 }
 
 // take makes the candidates those of set. It tells whether this is the first set.
@@ -52,10 +47,14 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 		c := h.candidates[i.ID]
 		switch {
 		case c == nil:
-			h.admit(ctx, i)
+			h.admit(ctx, i, false)
 		case !sameRun(&c.instance, &i):
 			c.stop()
-			h.admit(ctx, i)
+			h.admit(ctx, i, c.drained && c.instance.Started.Equal(i.Started))
+		case !sameCheck(c.instance.Check, i.Check):
+			c.instance = i
+			c.stop()
+			h.examine(ctx, c)
 		default:
 			c.instance = i
 		}
@@ -71,32 +70,33 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 	return first
 }
 
-// sameRun tells whether what is known of a from its checks holds for b.
-func sameRun(a, b *service.Instance) bool {
-	return a.Started.Equal(b.Started) && a.Endpoint() == b.Endpoint() && sameCheck(a.Check, b.Check)
-}
-
-func sameCheck(a, b *service.Check) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	x, y := *a, *b
-	x.Health, y.Health = "", "" // judged anew each time
-	return x == y
-}
-
 // admit takes a new candidate in and begins to check it.
-func (h *hall) admit(ctx context.Context, i service.Instance) {
-	h.generation++
-	ctx, stop := context.WithCancel(ctx)
-	c := &candidate{instance: i, generation: h.generation, stop: stop}
+func (h *hall) admit(ctx context.Context, i service.Instance, drained bool) {
+	c := &candidate{instance: i, drained: drained}
+	if n, ok := h.recalled[i.ID]; ok && n.Started.Equal(i.Started) {
+		c.recall(n.State)
+	}
+	delete(h.recalled, i.ID)
 	h.candidates[i.ID] = c
-	if unchecked(i.Check) {
+	h.examine(ctx, c)
+}
+
+// examine begins to check a candidate, in the way that it asks for now. What is known of one that
+// was let through holds until the new checks show otherwise, as often as it takes.
+func (h *hall) examine(ctx context.Context, c *candidate) {
+	h.generation++
+	ctx, c.stop = context.WithCancel(ctx)
+	c.generation = h.generation
+	if !c.published {
+		c.last = nil
+	}
+	if unchecked(c.instance.Check) {
 		return
 	}
-	check, id, generation := *i.Check, i.ID, h.generation
+	t := &task{check: *c.instance.Check, lane: c.lane(), known: c.known()}
+	id, generation := c.instance.ID, c.generation
 	h.wg.Go(func() {
-		h.check.watch(ctx, &check, func(v verdict) bool {
+		h.check.watch(ctx, t, func(v verdict) bool {
 			v.id, v.generation = id, generation
 			select {
 			case h.verdicts <- v:
@@ -107,8 +107,6 @@ func (h *hall) admit(ctx context.Context, i service.Instance) {
 		})
 	})
 }
-
-func unchecked(c *service.Check) bool { return c == nil || c.Kind == service.CheckNone }
 
 // judge takes the verdict of a check.
 func (h *hall) judge(v verdict) {
@@ -143,54 +141,24 @@ func (h *hall) next() ([]service.Instance, bool) {
 		return nil, false
 	}
 	h.sent = set
+	h.remember(set)
 	return set, true
 }
 
-// decide says in which state the candidate is let through, or why it is held back, or neither if
-// it is of no interest any more.
-func (c *candidate) decide() (service.State, string) {
-	if c.instance.State == service.Draining {
-		if c.published {
-			return service.Draining, ""
-		}
-		return "", ""
+// remember notes what is let through. What an earlier process has noted stays for a while although
+// its Source does not show it: an engine may be slow to describe one of its containers.
+func (h *hall) remember(set []service.Instance) {
+	if time.Since(h.began) > forgetAfter {
+		clear(h.recalled)
 	}
-	reason := c.fault()
-	switch {
-	case reason == "":
-		c.published = true
-		return service.Ready, ""
-	case c.published:
-		return service.Unhealthy, reason
+	notes := maps.Clone(h.recalled)
+	for k := range set {
+		notes[set[k].ID] = note{Started: set[k].Started, State: set[k].State}
 	}
-	return "", reason
-}
-
-// fault says why the candidate may not get requests, or "".
-func (c *candidate) fault() string {
-	check := c.instance.Check
-	switch {
-	case c.instance.State == service.Unhealthy:
-		return "it is paused, or its source calls it unhealthy"
-	case unchecked(check):
-		return ""
-	case check.Kind == service.CheckDocker && check.Health == "unhealthy":
-		return "its HEALTHCHECK fails"
-	case check.Kind == service.CheckDocker && check.Health != healthy:
-		return "its HEALTHCHECK has not passed yet: Docker runs an image's first one only after its interval, by default 30 s; a shorter --health-interval or --health-start-interval makes it ready sooner"
-	case c.last == nil:
-		return "its first check is under way"
-	case !c.last.up:
-		return c.last.reason
+	if h.noted == nil || !maps.EqualFunc(notes, h.noted, note.equal) {
+		h.noted = notes
+		h.notes.keep(notes)
 	}
-	return ""
-}
-
-// undecided tells whether the first verdict on the candidate may still come soon.
-func (c *candidate) undecided() bool {
-	check := c.instance.Check
-	return c.last == nil && c.instance.State == service.Ready && !unchecked(check) &&
-		(check.Kind != service.CheckDocker || check.Health == healthy)
 }
 
 // tell hands over what is held back, if that has changed.
@@ -206,7 +174,7 @@ func (h *hall) tell(held []service.Rejection) {
 
 func rejected(i *service.Instance, reason string) service.Rejection {
 	return service.Rejection{
-		Kind: service.HeldByCheck, Service: i.Service, Node: i.Node, ID: i.ID, Name: i.Name, Reason: "not let through: " + reason,
+		Kind: service.HeldByCheck, Service: i.Service, Node: i.Node, ID: i.ID, Name: i.Name, Reason: plain("not let through: " + reason),
 	}
 }
 
@@ -221,14 +189,12 @@ func (h *hall) log(c *candidate, state service.State, reason string) {
 		return
 	}
 	c.state = state
-	if state == service.Unhealthy {
-		h.Log.WithFields(fields).WithField("reason", reason).Warn("instance is unhealthy")
-		return
+	switch entry := h.Log.WithFields(fields); state {
+	case service.Unhealthy:
+		entry.WithField("reason", reason).Warn("instance is unhealthy")
+	case service.Draining:
+		entry.Info("instance is draining")
+	default:
+		entry.Info("instance is let through")
 	}
-	h.Log.WithFields(fields).WithField("state", state).Info("instance is let through")
-}
-
-func (c *candidate) waitsForDocker() bool {
-	k := c.instance.Check
-	return k != nil && k.Kind == service.CheckDocker && k.Health != healthy
 }

@@ -36,7 +36,8 @@ type Publisher struct {
 }
 
 // Run publishes each set of in until ctx is cancelled and Linger is over, then closes the session.
-// It writes nothing before the first set is there: unknown is not empty. It returns nil after a
+// The session is opened at once, so that what an earlier one has left does not expire while there is
+// no set yet; it writes no instances before the first set is there: unknown is not empty. It returns nil after a
 // clean end, else why the session could not be closed.
 func (p *Publisher) Run(ctx context.Context, in <-chan []service.Instance) error {
 	// The work outlives ctx by Linger, so it has a context of its own.
@@ -125,7 +126,7 @@ func (l *publishing) loop(ctx, work context.Context, in <-chan []service.Instanc
 
 // next begins the operation that is due, if there is one.
 func (l *publishing) next(work context.Context) {
-	if l.busy || l.waiting || !l.known || l.session != nil && l.written {
+	if l.busy || l.waiting || l.session != nil && (!l.known || l.written) {
 		return
 	}
 	ctx, cancel := context.WithCancel(work)

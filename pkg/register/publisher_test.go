@@ -135,7 +135,7 @@ func TestPublisher(t *testing.T) {
 	}{
 		"nothing is written before the first set (unknown is not empty)": {
 			play: func(*memory, chan<- []service.Instance) { time.Sleep(time.Hour) },
-			want: "",
+			want: "open; close",
 		},
 		"an empty set is a set": {
 			play: func(_ *memory, in chan<- []service.Instance) { in <- instances() },

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -146,19 +147,19 @@ func (b *Builder) membersOf(i *Instance) *list[*Instance] {
 func decode(prefix, key string, value []byte) *entry {
 	k, err := ParseKey(prefix, key)
 	if err != nil {
-		return &entry{rejected: &Rejection{Kind: RejectedKey, Name: printKey(key), Reason: err.Error()}}
+		return &entry{rejected: &Rejection{Kind: RejectedKey, Name: printKey(key), Reason: reason(err)}}
 	}
 	switch k.Kind {
 	case KeyInstance:
 		i, err := DecodeInstance(k.Node, k.ID, value)
 		if err != nil {
-			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, ID: k.ID, Name: printKey(key), Reason: oneLine(err)}}
+			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, ID: k.ID, Name: printKey(key), Reason: reason(err)}}
 		}
 		return &entry{instance: &i}
 	case KeyNode:
 		n, err := DecodeNode(k.Node, value)
 		if err != nil {
-			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, Name: printKey(key), Reason: oneLine(err)}}
+			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, Name: printKey(key), Reason: reason(err)}}
 		}
 		return &entry{node: &n}
 	case KeyOverride, KeyAsk, KeyAnswer:
@@ -166,17 +167,33 @@ func decode(prefix, key string, value []byte) *entry {
 	return &entry{}
 }
 
-// oneLine writes joined errors as one sentence.
-func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+// reason writes an error, also of several lines, as a short sentence that is fit for a terminal.
+func reason(err error) string {
+	const most = 300
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if len(text) <= most {
+		return clean(text, most)
+	}
+	const more = " …"
+	return clean(text, most-len(more)) + more
+}
 
 // printKey makes a foreign key fit for a terminal.
-func printKey(key string) string {
-	const most = 200
-	clean := strings.ToValidUTF8(strings.Map(func(r rune) rune {
+func printKey(key string) string { return clean(key, 200) }
+
+// quote is what of a foreign text goes into a sentence.
+func quote(text string, most int) string { return strconv.Quote(clean(text, most)) }
+
+// clean is the beginning of a text, in at most that many bytes without control characters.
+func clean(text string, most int) string {
+	text = strings.Map(func(r rune) rune {
 		if isControl(r) {
 			return '?'
 		}
 		return r
-	}, key), "?")
-	return clean[:min(len(clean), most)]
+	}, strings.ToValidUTF8(text[:min(len(text), most+1)], "?"))
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "")
 }

@@ -56,28 +56,28 @@ func (i *Instance) Key(prefix string) string { return InstancesKey(prefix, i.Nod
 func ParseKey(prefix, key string) (Key, error) {
 	rest, ok := strings.CutPrefix(key, Root(prefix))
 	if !ok {
-		return Key{}, fmt.Errorf("key %q is not under %q", key, Root(prefix))
+		return Key{}, fmt.Errorf("key %s is not under %q", quote(key, 120), Root(prefix))
 	}
 	kind, rest, _ := strings.Cut(rest, "/")
 	switch KeyKind(kind) {
 	case KeyNode:
 		if !ValidName(rest) {
-			return Key{}, fmt.Errorf("key %q: %q is no node name (lower-case letters, digits, inner hyphens, at most %d)", key, rest, maxName)
+			return Key{}, fmt.Errorf("key %s: %s is no node name (lower-case letters, digits, inner hyphens, at most %d)", quote(key, 120), quote(rest, 40), maxName)
 		}
 		return Key{Kind: KeyNode, Node: rest}, nil
 	case KeyInstance:
 		node, id, _ := strings.Cut(rest, "/")
 		if !ValidName(node) {
-			return Key{}, fmt.Errorf("key %q: %q is no node name (lower-case letters, digits, inner hyphens, at most %d)", key, node, maxName)
+			return Key{}, fmt.Errorf("key %s: %s is no node name (lower-case letters, digits, inner hyphens, at most %d)", quote(key, 120), quote(node, 40), maxName)
 		}
 		if !ValidID(id) {
-			return Key{}, fmt.Errorf("key %q: %q is no instance id ([A-Za-z0-9._-], 1 to 128 characters)", key, id)
+			return Key{}, fmt.Errorf("key %s: %s is no instance id ([A-Za-z0-9._-], 1 to 128 characters)", quote(key, 120), quote(id, 40))
 		}
 		return Key{Kind: KeyInstance, Node: node, ID: id}, nil
 	case KeyOverride, KeyAsk, KeyAnswer:
 		return Key{Kind: KeyKind(kind), Rest: rest}, nil
 	default:
-		return Key{}, fmt.Errorf("key %q: unknown kind %q", key, kind)
+		return Key{}, fmt.Errorf("key %s: unknown kind %s", quote(key, 120), quote(kind, 40))
 	}
 }
 
@@ -108,6 +108,19 @@ func (i *Instance) Encode() ([]byte, error) {
 	if err := i.Validate(); err != nil {
 		return nil, err
 	}
+	b, err := i.marshal()
+	if err == nil && len(b) > MaxValue {
+		err = fmt.Errorf("instance %s/%s: its value has %d bytes, more than %d: use fewer tags, meta or options", i.Node, i.ID, len(b), MaxValue)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// marshal writes the value as it is. That of an instance which was read may be longer than it was
+// in the registry, because it names the defaults.
+func (i *Instance) marshal() ([]byte, error) {
 	v := value{
 		Service: i.Service, Address: i.Address.Unmap().String(), Port: int(i.Port),
 		State: i.State, Weight: &i.Weight, Mode: i.Mode, Hosts: i.Hosts, Path: i.Path,
@@ -117,9 +130,6 @@ func (i *Instance) Encode() ([]byte, error) {
 	b, err := marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("instance %s/%s: %w", i.Node, i.ID, err)
-	}
-	if len(b) > MaxValue {
-		return nil, fmt.Errorf("instance %s/%s: its value has %d bytes, more than %d: use fewer tags, meta or options", i.Node, i.ID, len(b), MaxValue)
 	}
 	return b, nil
 }
@@ -136,7 +146,8 @@ func marshal(v any) ([]byte, error) {
 }
 
 // DecodeInstance reads the value of the instance of that node and id. Unknown fields are ignored;
-// absent ones get their defaults; any rule that is broken is an error.
+// absent ones get their defaults; hosts and path get the form that labels give them; any rule that
+// is broken is an error.
 func DecodeInstance(node, id string, b []byte) (Instance, error) {
 	if len(b) > MaxValue {
 		return Instance{}, fmt.Errorf("the value has %d bytes, more than %d", len(b), MaxValue)
@@ -147,7 +158,7 @@ func DecodeInstance(node, id string, b []byte) (Instance, error) {
 	}
 	addr, err := netip.ParseAddr(v.Address)
 	if err != nil {
-		return Instance{}, fmt.Errorf("address %q is no IP literal", v.Address)
+		return Instance{}, fmt.Errorf("address %.40q is no IP literal", v.Address)
 	}
 	if v.Port < 1 || v.Port > 65535 {
 		return Instance{}, fmt.Errorf("port %d is outside 1 to 65535", v.Port)
@@ -165,11 +176,25 @@ func DecodeInstance(node, id string, b []byte) (Instance, error) {
 	if v.Weight != nil {
 		i.Weight = *v.Weight
 	}
+	i.Hosts = sameForm(i.Hosts)
 	i.dropEmpty()
 	if err := i.Validate(); err != nil {
 		return Instance{}, err
 	}
+	i.Path = trimPath(i.Path)
 	return i, nil
+}
+
+// sameForm gives host names as labels do, so that those of two writers can be compared: in lower
+// case, each once.
+func sameForm(hosts []string) []string {
+	var once []string
+	for _, h := range hosts {
+		if h = lowerASCII(h); !slices.Contains(once, h) {
+			once = append(once, h)
+		}
+	}
+	return once
 }
 
 // dropEmpty makes nothing out of what is empty, as there is one way to write both.
@@ -204,18 +229,18 @@ func (i *Instance) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	complain(ValidName(i.Node), "node %q is no name", i.Node)
-	complain(ValidID(i.ID), "id %q is no instance id", i.ID)
-	complain(ValidName(i.Service), "service %q is no name (lower-case letters, digits, inner hyphens, at most %d)", i.Service, maxName)
+	complain(ValidName(i.Node), "node %.40q is no name", i.Node)
+	complain(ValidID(i.ID), "id %.40q is no instance id", i.ID)
+	complain(ValidName(i.Service), "service %.40q is no name (lower-case letters, digits, inner hyphens, at most %d)", i.Service, maxName)
 	complain(validAddress(i.Address), "address %q cannot be connected to", i.Address)
 	complain(i.Port > 0, "port is missing")
-	complain(slices.Contains([]State{Ready, Draining, Unhealthy}, i.State), "state %q is none of ready, draining, unhealthy", i.State)
+	complain(slices.Contains([]State{Ready, Draining, Unhealthy}, i.State), "state %.40q is none of ready, draining, unhealthy", i.State)
 	complain(i.Weight >= 0 && i.Weight <= 256, "weight %d is outside 0 to 256", i.Weight)
-	complain(i.Mode == HTTP || i.Mode == TCP, "mode %q is neither http nor tcp", i.Mode)
-	complain(i.Scope == "" || i.Scope == ScopeNode, "scope %q is unknown", i.Scope)
-	complain(i.Zone == "" || ValidName(i.Zone), "zone %q is no name", i.Zone)
+	complain(i.Mode == HTTP || i.Mode == TCP, "mode %.40q is neither http nor tcp", i.Mode)
+	complain(i.Scope == "" || i.Scope == ScopeNode, "scope %.40q is unknown", i.Scope)
+	complain(i.Zone == "" || ValidName(i.Zone), "zone %.40q is no name", i.Zone)
 	complain(i.Started.UTC().Year() >= 0 && i.Started.UTC().Year() <= 9999, "started is outside the years 0 to 9999")
-	complain(i.Container == "" || ValidID(i.Container), "container %q is no id", i.Container)
+	complain(i.Container == "" || ValidID(i.Container), "container %.40q is no id", i.Container)
 	complain(i.Name == "" || printable(i.Name, 256), "name has control characters or more than 256 bytes")
 	complain(len(i.Hosts) <= maxHosts, "%d hosts are more than %d", len(i.Hosts), maxHosts)
 	for _, h := range i.Hosts {

@@ -68,7 +68,7 @@ func TestDecodeInstanceRefuses(t *testing.T) {
 		{`{"service":"s","address":"10.0.0.1","port":80,"weight":300}`, "weight 300"},
 		{`{"service":"s","address":"10.0.0.1","port":80,"state":"up"}`, `state "up"`},
 		{`{"service":"s","address":"10.0.0.1","port":80,"mode":"udp"}`, `mode "udp"`},
-		{`{"service":"s","address":"10.0.0.1","port":80,"hosts":["A.test"]}`, "is no host name"},
+		{`{"service":"s","address":"10.0.0.1","port":80,"hosts":["Ä.test"]}`, "is no host name"},
 		{`{"service":"s","address":"10.0.0.1","port":80,"hosts":["a.test\nx"]}`, "is no host name"},
 		{`{"service":"s","address":"10.0.0.1","port":80,"path":"x"}`, "no path prefix"},
 		{`{"service":"s","address":"10.0.0.1","port":80,"options":{"balance":"static-rr"}}`, `option balance="static-rr"`},

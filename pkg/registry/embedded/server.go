@@ -23,18 +23,13 @@ const maxSocketPath = 107
 
 // Config says where a server keeps its data and where it listens.
 type Config struct {
-	// Dir is the state directory. The data goes to "etcd" in it.
+	// Dir is the state directory. The data goes to "etcd" in it, and "etcd.sock" is the Unix socket
+	// for clients.
 	Dir string
-	// Socket is the path of the Unix socket for clients; empty means "etcd.sock" in Dir.
-	Socket string
 	// ListenClient holds more addresses for clients, HOST:PORT each. They are neither encrypted nor
 	// authenticated.
 	ListenClient []string
-	// Quota is the largest size of the data in bytes; 0 means 2 GiB.
-	Quota int64
-	// StartLimit is how long Start waits for the server; 0 means a minute.
-	StartLimit time.Duration
-	Log        logrus.FieldLogger
+	Log          logrus.FieldLogger
 }
 
 // Server is a running etcd. Its owner calls Stop.
@@ -49,19 +44,13 @@ type Server struct {
 // Start starts a server and returns it once it serves. One that holds the same directory already,
 // also in another process, makes it fail.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	if cfg.Socket == "" {
-		cfg.Socket = filepath.Join(cfg.Dir, "etcd.sock")
-	}
-	if cfg.StartLimit == 0 {
-		cfg.StartLimit = time.Minute
-	}
 	lock, err := hold(filepath.Join(cfg.Dir, "etcd"))
 	if err != nil {
 		return nil, err
 	}
 	// The streams' context has to outlive ctx: Stop ends them.
 	streams, end := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Server{socket: cfg.Socket, lock: lock, log: newCore(cfg.Log), streams: end}
+	s := &Server{socket: filepath.Join(cfg.Dir, "etcd.sock"), lock: lock, log: newCore(cfg.Log), streams: end}
 	ec, err := s.config(streams, cfg)
 	if err != nil {
 		return nil, errors.Join(err, s.release())
@@ -69,7 +58,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if s.etcd, err = embed.StartEtcd(ec); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, err), s.release())
 	}
-	if err := s.ready(ctx, cfg.StartLimit); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
@@ -86,9 +75,17 @@ func hold(dir string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = lock.Close() // nothing was written to it
-		return nil, fmt.Errorf("an embedded etcd runs in %s already: stop that one or give this one its own --state-dir", dir)
+		return nil, lockError(dir, err)
 	}
 	return lock, nil
+}
+
+// lockError says why a directory's lock could not be taken.
+func lockError(dir string, err error) error {
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return fmt.Errorf("an embedded etcd runs in %s already: stop that one or give this one its own --state-dir", dir)
+	}
+	return fmt.Errorf("data of the embedded etcd in %s cannot be locked: %w; give a directory on a file system that has locks with --state-dir", dir, err)
 }
 
 // config is the server's whole configuration. As its only member it may have quick elections: they
@@ -98,7 +95,7 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 	// can enter. The server listens on the host part of its URL: a path would be ignored, and the
 	// socket become a random abstract one, open to every user.
 	peer := filepath.Join(cfg.Dir, "etcd", "peer.sock")
-	for _, path := range []string{cfg.Socket, peer} {
+	for _, path := range []string{s.socket, peer} {
 		if len(path) > maxSocketPath {
 			return nil, fmt.Errorf("socket %s: its path has %d bytes, more than the %d that the system allows: give a shorter --state-dir", path, len(path), maxSocketPath)
 		}
@@ -109,7 +106,7 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 	c.ListenPeerUrls = []url.URL{{Scheme: "unix", Host: peer}}
 	c.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Host: "sidekick"}}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	client := url.URL{Scheme: "unix", Path: cfg.Socket}
+	client := url.URL{Scheme: "unix", Path: s.socket}
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	for _, addr := range cfg.ListenClient {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -118,7 +115,6 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 		c.ListenClientUrls = append(c.ListenClientUrls, url.URL{Scheme: "http", Host: addr})
 	}
 	c.TickMs, c.ElectionMs = 50, 250
-	c.QuotaBackendBytes = cfg.Quota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "5m"
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(s.log.logger())
 	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endWith(streams))}
@@ -126,7 +122,8 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 }
 
 // ready waits until the server answers clients.
-func (s *Server) ready(ctx context.Context, limit time.Duration) error {
+func (s *Server) ready(ctx context.Context) error {
+	const limit = time.Minute
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -187,4 +188,13 @@ func quiet() logrus.FieldLogger {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	return log
+}
+
+func TestOtherFaultsOfTheLockAreNotCalledUse(t *testing.T) {
+	if err := lockError("/d", syscall.EWOULDBLOCK); !strings.Contains(err.Error(), "runs in /d already") {
+		t.Errorf("got %v, want that another runs there", err)
+	}
+	if err := lockError("/d", syscall.ENOLCK); !errors.Is(err, syscall.ENOLCK) || strings.Contains(err.Error(), "already") {
+		t.Errorf("got %v, want the cause", err)
+	}
 }

@@ -11,30 +11,28 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// encoded is an instance and its value, kept because most instances are the same in the next set.
+// encoded is an instance, its key and its value, kept because most instances are the same in the
+// next set. It is never changed.
 type encoded struct {
-	instance service.Instance
-	value    string
+	instance   service.Instance
+	key, value string
 }
 
-// encode gives the values of those instances that may be written, by key.
-func (s *session) encode(want []service.Instance) map[string]encoded {
-	values := make(map[string]encoded, len(want))
+// encode gives the keys and values of those instances that may be written, by id.
+func (s *session) encode(want []service.Instance) map[string]*encoded {
+	values := make(map[string]*encoded, len(want))
 	complaints := map[string]string{}
 	for n := range want {
 		i := &want[n]
-		key := i.Key(s.prefix)
-		value, err := s.value(key, i)
-		switch _, twice := values[key]; {
-		case i.Node != s.node:
-			err = fmt.Errorf("it is of node %q", i.Node)
-		case err == nil && twice:
+		e, err := s.value(i)
+		if err == nil && values[i.ID] != nil {
 			err = errors.New("its id is taken by another instance of this node")
 		}
 		if err == nil {
-			values[key] = encoded{*i, value}
+			values[i.ID] = e
 			continue
 		}
+		key := i.Key(s.prefix)
 		complaints[key] = err.Error()
 		if s.complained[key] != err.Error() {
 			s.log.WithError(err).WithFields(logrus.Fields{"id": i.ID, "service": i.Service}).Warn("instance cannot be registered")
@@ -44,13 +42,19 @@ func (s *session) encode(want []service.Instance) map[string]encoded {
 	return values
 }
 
-// value is the value of an instance: that of the last set if it is the same.
-func (s *session) value(key string, i *service.Instance) (string, error) {
-	if last, ok := s.encoded[key]; ok && same(&last.instance, i) {
-		return last.value, nil
+// value gives the key and value of an instance: those of the last set if it is the same.
+func (s *session) value(i *service.Instance) (*encoded, error) {
+	if i.Node != s.node {
+		return nil, fmt.Errorf("it is of node %q", i.Node)
+	}
+	if last := s.encoded[i.ID]; last != nil && same(&last.instance, i) {
+		return last, nil
 	}
 	b, err := i.Encode()
-	return string(b), err
+	if err != nil {
+		return nil, err
+	}
+	return &encoded{*i, i.Key(s.prefix), string(b)}, nil
 }
 
 // same tells whether two instances have the same value.

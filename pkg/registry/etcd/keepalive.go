@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -21,12 +22,11 @@ func (s *session) keep(ctx context.Context) {
 	defer close(s.ended)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	back, watching := make(chan bool, 1), make(chan struct{})
-	go func() {
-		defer close(watching)
-		reconnects(ctx, s.client, back)
-	}()
-	defer func() { cancel(); <-watching }()
+	back, again := make(chan bool, 1), make(chan struct{}, 1)
+	var others sync.WaitGroup
+	others.Go(func() { reconnects(ctx, s.client, back) })
+	others.Go(func() { s.inspect(ctx, again) })
+	defer func() { cancel(); others.Wait() }()
 
 	answered, warned := s.granted, false
 	next := time.NewTimer(time.Until(answered.Add(s.ttl / 3)))
@@ -39,6 +39,7 @@ func (s *session) keep(ctx context.Context) {
 			return
 		case <-next.C:
 		case <-back:
+			wake(again)
 		}
 		asked := time.Now()
 		err := s.renew(ctx, answered)
@@ -56,6 +57,14 @@ func (s *session) keep(ctx context.Context) {
 		}
 		s.tell(err)
 		next.Reset(s.pause(err, answered))
+	}
+}
+
+// wake makes the reader of a channel with room for one go, if it is not about to already.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -85,8 +94,9 @@ func (s *session) lost(err error) {
 	s.end(err)
 }
 
+// tell reports a renewal. While instances cannot be written, it is no success that others renew.
 func (s *session) tell(err error) {
-	if s.report != nil {
+	if s.report != nil && (err != nil || !s.failing.Load()) {
 		s.report(err)
 	}
 }

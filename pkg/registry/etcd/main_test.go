@@ -77,6 +77,23 @@ func (s *server) wipe(tb testing.TB) {
 	}
 }
 
+// save keeps a copy of the data of a stopped server.
+func (s *server) save(t *testing.T) {
+	t.Helper()
+	if err := os.CopyFS(s.dir+"/saved", os.DirFS(s.dir+"/etcd/data")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// restore takes the data back that was saved.
+func (s *server) restore(t *testing.T) {
+	t.Helper()
+	s.wipe(t)
+	if err := os.Rename(s.dir+"/saved", s.dir+"/etcd/data"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (s *server) dial(tb testing.TB) *clientv3.Client {
 	tb.Helper()
 	c, err := Dial(Config{Endpoints: []string{"unix://" + s.dir + "/etcd.sock"}})
@@ -123,6 +140,14 @@ func TestConformance(t *testing.T) {
 				t.Helper()
 				expire(t, admin, node)
 			},
+			Delete: func(t *testing.T, node string) {
+				t.Helper()
+				if _, err := admin.Delete(limited(t), service.InstancesKey(prefix, node), clientv3.WithPrefix()); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Save:    srv.save,
+			Restore: srv.restore,
 			Stop: func(t *testing.T) {
 				t.Helper()
 				srv.stop(t)

@@ -14,11 +14,11 @@ type keyValue = *mvccpb.KeyValue
 // pages reads all keys that begin with prefix, as they were at one revision, and returns the header
 // of the first answer, which names that revision. Pages keep answers far below the size at which
 // servers refuse to send them.
-func pages(ctx context.Context, c *clientv3.Client, prefix string, size int, each func(keyValue)) (*pb.ResponseHeader, error) {
+func pages(ctx context.Context, c *clientv3.Client, prefix string, size int, each func(keyValue), more ...clientv3.OpOption) (*pb.ResponseHeader, error) {
 	var first *pb.ResponseHeader
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
-		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(int64(size))}
+		opts := append([]clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(int64(size))}, more...)
 		if first != nil {
 			opts = append(opts, clientv3.WithRev(first.GetRevision()))
 		}

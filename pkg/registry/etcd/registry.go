@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -27,8 +28,13 @@ type Registry struct {
 	TTL    time.Duration // of the lease; the cluster may grant a longer one
 	// ExitTTL is how long the registrations stay after Close; 0 takes them away at once.
 	ExitTTL time.Duration
+	// Inspect is how often a session looks whether the registry holds what it wrote; 0 means 5
+	// minutes. It also looks when the connection was lost.
+	Inspect time.Duration
 	Log     logrus.FieldLogger
-	Report  func(error) // told of each renewal of a session's lease; may be nil
+	// Report is told of each renewal of a session's lease, unless it succeeds while the last Set has
+	// not; it may be nil.
+	Report func(error)
 }
 
 // OwnedError says that another agent holds the node's name.
@@ -43,20 +49,21 @@ func (e *OwnedError) Error() string {
 	if e.Owner.Agent == "" {
 		return fmt.Sprintf("node name %s is held by a registry key that no agent wrote: delete %s, or give this host another --node", e.Node, e.Key)
 	}
-	var where []string
+	where := []string{e.Owner.Agent}
 	if e.Owner.Address != "" {
 		where = append(where, "at "+e.Owner.Address)
 	}
 	if e.Owner.Machine != "" {
 		where = append(where, "on machine "+e.Owner.Machine)
 	}
-	return fmt.Sprintf("node name %s is held by another agent (%s %s): give one of the two hosts another --node, or wait until that agent has ended",
-		e.Node, e.Owner.Agent, strings.Join(where, " "))
+	return fmt.Sprintf("node name %s is held by another agent (%s): give one of the two hosts another --node, or wait until that agent has ended",
+		e.Node, strings.Join(where, " "))
 }
 
 // Open takes a lease and claims the node with it. The node is free if it has no key; one whose key
 // was written by the same agent on the same machine is taken over, which ends the older session;
-// otherwise the error is an [OwnedError] and nothing was written.
+// otherwise the error is an [OwnedError] and nothing was written. What is registered for the node is
+// under the session's lease then, unless it is from before the machine was restarted.
 func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 	seen, err := r.holder(ctx)
 	if err != nil {
@@ -64,7 +71,7 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 	}
 	s := &session{
 		client: r.Client, prefix: r.Prefix, node: r.Node.Name, exitTTL: r.ExitTTL, report: r.Report,
-		log:  r.Log.WithField("node", r.Node.Name),
+		every: cmp.Or(r.Inspect, 5*time.Minute), log: r.Log.WithField("node", r.Node.Name),
 		done: make(chan struct{}), ended: make(chan struct{}), complained: map[string]string{},
 	}
 	if s.nodeValue, err = r.nodeValue(); err != nil {
@@ -73,11 +80,19 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 	if err := s.grant(ctx, r.TTL); err != nil {
 		return nil, err
 	}
-	if err := r.claim(ctx, s, seen); err != nil {
+	restarted, err := r.claim(ctx, s, seen)
+	if err != nil {
 		return nil, s.abandon(ctx, err)
 	}
+	// From here on the lease stays if this fails: there may be instances under it, and the next
+	// session takes them over.
 	if err := s.list(ctx); err != nil {
-		return nil, s.abandon(ctx, err)
+		return nil, err
+	}
+	if !restarted { // what ran before that does not run now: it is left to expire, or to the first Set
+		if err := s.takeOver(ctx); err != nil {
+			return nil, err
+		}
 	}
 	// The lease must outlive the context of this call. Close ends its renewal.
 	keepCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -107,8 +122,9 @@ func (r *Registry) nodeValue() (string, error) {
 
 // holding is what the node's key was when it was read. The zero value is that of a free node.
 type holding struct {
-	revision int64
-	lease    clientv3.LeaseID
+	revision  int64
+	lease     clientv3.LeaseID
+	restarted bool // the machine was, since then
 }
 
 // holder reads who has the node. That it is another agent is an error.
@@ -128,30 +144,39 @@ func (r *Registry) holder(ctx context.Context) (holding, error) {
 	if err != nil {
 		owner = service.Node{} // whoever wrote this is not us
 	}
-	if owner.Agent == "" || owner.Agent != r.Node.Agent || owner.Machine != r.Node.Machine {
+	if owner.Agent == "" || owner.Agent != r.Node.Agent || !sameMachine(owner, r.Node) {
 		return holding{}, &OwnedError{Node: r.Node.Name, Owner: owner, Key: key}
 	}
-	return holding{revision: kv.ModRevision, lease: clientv3.LeaseID(kv.Lease)}, nil
+	return holding{revision: kv.ModRevision, lease: clientv3.LeaseID(kv.Lease), restarted: owner.Boot != r.Node.Boot}, nil
+}
+
+// sameMachine tells whether two agents run on one machine. Of one that has no id it is known only as
+// long as it is not restarted; a container may have none of its host's.
+func sameMachine(a, b service.Node) bool {
+	if a.Machine == "" && b.Machine == "" {
+		return a.Boot != "" && a.Boot == b.Boot
+	}
+	return a.Machine == b.Machine
 }
 
 // claim writes the node's key under the session's lease, provided that it is as it was seen. If it
-// is not, it looks again who has it.
-func (r *Registry) claim(ctx context.Context, s *session, seen holding) error {
+// is not, it looks again who has it. It tells whether the machine was restarted since the claim
+// before.
+func (r *Registry) claim(ctx context.Context, s *session, seen holding) (restarted bool, err error) {
 	key := service.NodeKey(r.Prefix, r.Node.Name)
 	for range claimTries {
 		unchanged := clientv3.Compare(clientv3.ModRevision(key), "=", seen.revision) // 0 if there is no key
 		resp, err := s.commit(ctx, unchanged, []clientv3.Op{clientv3.OpPut(key, s.nodeValue, clientv3.WithLease(s.lease))})
 		if err != nil {
-			return fmt.Errorf("claim %s: %w", key, err)
+			return false, fmt.Errorf("claim %s: %w", key, err)
 		}
 		if resp.Succeeded {
-			s.guard = clientv3.Compare(clientv3.ModRevision(key), "=", resp.Header.Revision)
-			s.older = seen.lease
-			return nil
+			s.claimed, s.older = resp.Header.Revision, seen.lease
+			return seen.restarted, nil
 		}
 		if seen, err = r.holder(ctx); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return fmt.Errorf("claim %s: it changed %d times meanwhile: do two agents share one identity?", key, claimTries)
+	return false, fmt.Errorf("claim %s: it changed %d times meanwhile: do two agents share one identity?", key, claimTries)
 }

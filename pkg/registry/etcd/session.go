@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -35,24 +37,20 @@ type session struct {
 	lease   clientv3.LeaseID
 	ttl     time.Duration    // as granted
 	granted time.Time        // not later than the lease's start
-	guard   clientv3.Cmp     // holds while this session owns the node
-	older   clientv3.LeaseID // of the session taken over, 0 if none; empty once Set has succeeded
+	claimed int64            // revision of the node's key while this session owns the node
+	older   clientv3.LeaseID // of the session taken over, 0 if none or if nothing is under it
+	every   time.Duration    // between two looks at the registry
 
-	keys       map[string]stored  // what the registry holds of the node; nil while that is unknown
-	encoded    map[string]encoded // the last set
-	complained map[string]string  // instances left out and why, so that it is logged once
+	ledger
+	failing    atomic.Bool         // the last Set failed
+	encoded    map[string]*encoded // the last set, by id
+	complained map[string]string   // instances left out and why, so that it is logged once
 
 	once  sync.Once
 	err   error         // why done is closed; read only after that
 	done  chan struct{} // closed by the first end
 	ended chan struct{} // closed when keep has returned
 	stop  context.CancelFunc
-}
-
-// stored is a key as the registry holds it.
-type stored struct {
-	value string
-	lease clientv3.LeaseID
 }
 
 // Done implements register.Session.
@@ -79,47 +77,82 @@ func (s *session) over() error {
 // Set implements register.Session. An instance that readers would refuse is left out and logged;
 // the rest is written.
 func (s *session) Set(ctx context.Context, want []service.Instance) error {
+	err := s.set(ctx, want)
+	s.failing.Store(err != nil)
+	if ends(err) {
+		s.end(err)
+		return s.over()
+	}
+	return err
+}
+
+func (s *session) set(ctx context.Context, want []service.Instance) error {
 	if err := s.over(); err != nil {
 		return err
 	}
-	if s.keys == nil {
-		if err := s.list(ctx); err != nil {
-			return err
-		}
-	}
-	if err := s.write(ctx, s.ops(s.encode(want), s.lease)); err != nil {
+	if err := s.list(ctx); err != nil {
 		return err
 	}
+	if err := s.write(ctx, s.ops(s.encode(want), s.lease), s.lease); err != nil {
+		return err
+	}
+	s.releaseOlder(ctx)
+	return nil
+}
+
+// takeOver moves what the registry holds of the node under the session's lease, so that it does not
+// expire while nobody knows yet what is to be registered.
+func (s *session) takeOver(ctx context.Context) error {
+	if err := s.write(ctx, s.moves(s.lease), s.lease); err != nil {
+		return err
+	}
+	s.releaseOlder(ctx)
+	return nil
+}
+
+// releaseOlder ends the lease of the session that was taken over, once nothing of the node is under
+// it. That session, if it lives, learns of its end by this.
+func (s *session) releaseOlder(ctx context.Context) {
 	if s.older != 0 && s.older != s.lease {
-		// Nothing of ours is under it now. Its session, if it lives, learns of its end by this.
 		if err := s.revoke(ctx, s.older); err != nil {
 			s.log.WithError(err).Debug("lease of the session taken over could not be revoked; it will expire")
 		}
 	}
 	s.older = 0
-	return nil
 }
 
-// ops are the fewest writes that make the node's keys what is wanted under that lease, in the order
-// of keys. What is new comes before what goes, so that a replaced instance's service is never
-// without both.
-func (s *session) ops(want map[string]encoded, lease clientv3.LeaseID) []clientv3.Op {
-	var put, gone []string
-	for key, w := range want {
-		if s.keys[key] != (stored{w.value, lease}) {
-			put = append(put, key)
+// moves are the writes that put all the node's keys as they are under that lease.
+func (s *session) moves(lease clientv3.LeaseID) []clientv3.Op {
+	below := len(service.InstancesKey(s.prefix, s.node))
+	have := make(map[string]*encoded, len(s.keys))
+	for key, k := range s.keys {
+		have[key[below:]] = &encoded{key: key, value: k.value}
+	}
+	return s.ops(have, lease)
+}
+
+// ops are the fewest writes that make the node's keys what is wanted, by id, under that lease, in
+// the order of keys. What is new comes before what goes, so that a replaced instance's service is
+// never without both.
+func (s *session) ops(want map[string]*encoded, lease clientv3.LeaseID) []clientv3.Op {
+	below := len(service.InstancesKey(s.prefix, s.node))
+	var put []*encoded
+	var gone []string
+	for _, w := range want {
+		if k, ok := s.keys[w.key]; !ok || k.value != w.value || k.lease != lease {
+			put = append(put, w)
 		}
 	}
 	for key := range s.keys {
-		if _, ok := want[key]; !ok {
+		if want[key[below:]] == nil {
 			gone = append(gone, key)
 		}
 	}
-	slices.Sort(put)
+	slices.SortFunc(put, func(a, b *encoded) int { return strings.Compare(a.key, b.key) })
 	slices.Sort(gone)
-	var ops []clientv3.Op
-	for _, key := range put {
-		ops = append(ops, clientv3.OpPut(key, want[key].value, clientv3.WithLease(lease)))
+	ops := make([]clientv3.Op, 0, len(put)+len(gone))
+	for _, w := range put {
+		ops = append(ops, clientv3.OpPut(w.key, w.value, clientv3.WithLease(lease)))
 	}
 	for _, key := range gone {
 		ops = append(ops, clientv3.OpDelete(key))
@@ -127,61 +160,95 @@ func (s *session) ops(want map[string]encoded, lease clientv3.LeaseID) []clientv
 	return ops
 }
 
-// write does the writes in guarded transactions. Servers take up to 128 operations in one; the
-// guard is counted with them.
-func (s *session) write(ctx context.Context, ops []clientv3.Op) error {
-	const most = 127
+// write does the writes, whose puts are under that lease, in guarded transactions.
+func (s *session) write(ctx context.Context, ops []clientv3.Op, lease clientv3.LeaseID) error {
+	const most = 128 // in one transaction, as servers are set up by default
 	for chunk := range slices.Chunk(ops, most) {
-		resp, err := s.commit(ctx, s.guard, chunk)
-		switch {
-		case errors.Is(err, rpctypes.ErrLeaseNotFound):
-			s.end(ErrLeaseLost)
-			return s.over()
-		case err != nil:
-			s.keys = nil // it may have been done or not
-			return fmt.Errorf("register instances of node %s: %w", s.node, err)
-		case !resp.Succeeded:
-			s.end(ErrFenced)
-			return s.over()
-		}
-		for _, op := range chunk {
-			s.note(op)
+		if err := s.writeChunk(ctx, chunk, lease); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// note remembers a write that was done.
-func (s *session) note(op clientv3.Op) {
-	key := string(op.KeyBytes())
-	if op.IsDelete() {
-		delete(s.keys, key)
-		return
+func (s *session) writeChunk(ctx context.Context, ops []clientv3.Op, lease clientv3.LeaseID) error {
+	node := service.NodeKey(s.prefix, s.node)
+	s.begin()
+	resp, err := s.commit(ctx, clientv3.Compare(clientv3.ModRevision(node), "=", s.claimed), ops, clientv3.OpGet(node))
+	s.finish(func() {
+		switch {
+		case err != nil:
+			s.keys = nil // it may have been done or not
+		case resp.Succeeded:
+			s.note(ops, lease, resp.Header.Revision)
+		}
+	})
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return ErrLeaseLost
+	case err != nil:
+		return fmt.Errorf("register instances of node %s: %w", s.node, err)
+	case !resp.Succeeded:
+		return s.holds((*clientv3.GetResponse)(resp.Responses[0].GetResponseRange()))
 	}
-	s.keys[key] = stored{string(op.ValueBytes()), s.lease}
+	return nil
 }
 
-func (s *session) commit(ctx context.Context, guard clientv3.Cmp, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
+// note takes writes down that were done.
+func (s *session) note(ops []clientv3.Op, lease clientv3.LeaseID, revision int64) {
+	for _, op := range ops {
+		key := string(op.KeyBytes())
+		if op.IsDelete() {
+			delete(s.keys, key)
+		} else {
+			s.keys[key] = stored{string(op.ValueBytes()), lease, revision}
+		}
+	}
+}
+
+// commit does the writes if the guard holds, else what is to be done otherwise.
+func (s *session) commit(ctx context.Context, guard clientv3.Cmp, ops []clientv3.Op, otherwise ...clientv3.Op) (*clientv3.TxnResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, opLimit)
 	defer cancel()
-	resp, err := s.client.Txn(ctx).If(guard).Then(ops...).Commit()
+	asked := s.asks()
+	resp, err := s.client.Txn(ctx).If(guard).Then(ops...).Else(otherwise...).Commit()
 	if err != nil {
 		return nil, silent(s.client, err)
+	}
+	if err := s.heard(resp.Header, asked); err != nil {
+		return nil, err
 	}
 	return resp, nil
 }
 
-// list reads the node's keys.
+// list reads the node's keys unless they are known.
 func (s *session) list(ctx context.Context) error {
-	keys := map[string]stored{}
-	_, err := pages(ctx, s.client, service.InstancesKey(s.prefix, s.node), pageSize, func(kv keyValue) {
-		keys[string(kv.Key)] = stored{string(kv.Value), clientv3.LeaseID(kv.Lease)}
-	})
+	if s.keys != nil {
+		return nil
+	}
+	keys, err := s.read(ctx)
 	if err != nil {
 		return err
 	}
-	s.keys = keys
+	s.begin()
+	s.finish(func() { s.keys = keys })
 	return nil
+}
+
+// read reads the keys of the node's instances.
+func (s *session) read(ctx context.Context, opts ...clientv3.OpOption) (map[string]stored, error) {
+	keys := map[string]stored{}
+	asked := s.asks()
+	header, err := pages(ctx, s.client, service.InstancesKey(s.prefix, s.node), pageSize, func(kv keyValue) {
+		keys[string(kv.Key)] = stored{string(kv.Value), clientv3.LeaseID(kv.Lease), kv.ModRevision}
+	}, opts...)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.heard(header, asked); err != nil {
+		return nil, err
+	}
+	return keys, nil
 }
 
 // grant takes a lease for the session. Servers may grant more time than was asked for.
@@ -222,7 +289,7 @@ func (s *session) Close(ctx context.Context) error {
 	s.stop()
 	<-s.ended
 	if s.over() != nil {
-		return nil // nothing under the node is ours any more, or all of it goes with the lease
+		return nil // what is under the node is another session's, or goes with the lease, or waits for the next one
 	}
 	defer s.end(errors.New("closed"))
 	leave := s.part
@@ -238,20 +305,14 @@ func (s *session) Close(ctx context.Context) error {
 // part moves all keys from the session's lease to the parting one. The node's key comes last,
 // because the guard holds only until it is written.
 func (s *session) part(ctx context.Context) error {
-	if s.keys == nil {
-		if err := s.list(ctx); err != nil {
-			return err
-		}
+	if err := s.list(ctx); err != nil {
+		return err
 	}
 	parting, err := s.grantFor(ctx, s.exitTTL)
 	if err != nil {
 		return err
 	}
-	have := make(map[string]encoded, len(s.keys))
-	for key, k := range s.keys {
-		have[key] = encoded{value: k.value}
-	}
-	ops := append(s.ops(have, parting.ID),
+	ops := append(s.moves(parting.ID),
 		clientv3.OpPut(service.NodeKey(s.prefix, s.node), s.nodeValue, clientv3.WithLease(parting.ID)))
-	return s.write(ctx, ops)
+	return s.write(ctx, ops, parting.ID)
 }

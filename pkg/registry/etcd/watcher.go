@@ -25,14 +25,14 @@ type Watcher struct {
 	// Report is told of each answer of the cluster, and of each failure; it may be nil. While all
 	// is well, an answer comes little later than every Progress.
 	Report func(error)
-	// Seen is told the revision up to which everything is known, with each answer; it may be nil.
-	Seen func(revision int64)
 	// Page is how many keys are read at once; 0 means 1,000.
 	Page int
 	// Progress is how long the watch may be quiet before the cluster is asked whether there is
 	// anything, and how long it may then be silent about what there is; 0 means 10 s. Asking
 	// writes nothing.
 	Progress time.Duration
+
+	seen func(revision int64) // told up to where everything is known, for tests
 }
 
 // Reasons to list again that are not failures of a request.
@@ -117,8 +117,8 @@ func (w *Watcher) progressed(st *state) {
 	if w.Report != nil {
 		w.Report(nil)
 	}
-	if w.Seen != nil {
-		w.Seen(st.revision)
+	if w.seen != nil {
+		w.seen(st.revision)
 	}
 	if st.failing {
 		w.Log.WithField("revision", st.revision).Info("registry is followed again")

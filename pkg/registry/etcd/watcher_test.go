@@ -218,7 +218,7 @@ func TestIdleWatchShowsThatItLives(t *testing.T) {
 	w := newWatcher(srv.dial(t))
 	w.Progress = 50 * time.Millisecond
 	seen := make(chan int64)
-	w.Seen = func(rev int64) {
+	w.seen = func(rev int64) {
 		select {
 		case seen <- rev:
 		case <-t.Context().Done():
@@ -239,7 +239,7 @@ func TestIdleWatchShowsThatItLives(t *testing.T) {
 	}
 	cancel()
 	go func() {
-		for range seen { // lets Seen go on until Run has returned
+		for range seen { // lets seen go on until Run has returned
 		}
 	}()
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -283,7 +283,7 @@ func TestSlowReaderGetsTheNewest(t *testing.T) {
 	admin := srv.dial(t)
 	w := newWatcher(srv.dial(t))
 	reached := make(chan int64, 10000)
-	w.Seen = func(rev int64) { reached <- rev }
+	w.seen = func(rev int64) { reached <- rev }
 	feed := registrytest.Watch(t, w)
 	feed.Next(t)
 	for n := range 100 {

@@ -32,8 +32,12 @@ type Store struct {
 	Writes func(t *testing.T) int64
 	// Expire ends the lease that holds the node, as the registry does when it is not renewed.
 	Expire func(t *testing.T, node string)
+	// Delete deletes what is registered for the node, but not the node, as somebody may by hand.
+	Delete func(t *testing.T, node string)
 	// Stop makes the registry unreachable, and Start brings it back with its data.
 	Stop, Start func(t *testing.T)
+	// Save keeps a copy of a stopped registry's data, and Restore takes it back.
+	Save, Restore func(t *testing.T)
 }
 
 // Node is a node of that name with that agent's identity, for tests.

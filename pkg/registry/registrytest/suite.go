@@ -26,6 +26,10 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"P7: a bad instance does not block the others", badInstance},
 		{"F5: a watcher misses nothing over a restart of the store", watcherSurvivesRestart},
 		{"P3: a session goes on after a short outage", sessionSurvivesRestart},
+		{"P3: what was deleted is registered again", deletedComesBack},
+		{"P3: what a restored registry lacks is registered again", restoredIsRepaired},
+		{"P3: opening a session keeps what is registered", openKeeps},
+		{"P9: a clone without a machine id waits", namelessCloneWaits},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, open(t)) })
@@ -273,5 +277,91 @@ func sessionSurvivesRestart(t *testing.T, s Store) {
 	case <-a.Done():
 		t.Error("the session ended over an outage shorter than its lease")
 	default:
+	}
+}
+
+func deletedComesBack(t *testing.T, s Store) {
+	t.Helper()
+	feed := Watch(t, s.Watcher())
+	a := Open(t, s.Parting(Node("a", "agent-a")))
+	web := Instance("a", "web", 1)
+	Set(t, a, web)
+	feed.Until(t, web)
+	s.Delete(t, "a")
+	feed.Until(t)
+	s.Stop(t)
+	s.Start(t)
+	waitDone(t, a) // what was known of the registry is not so
+	if err := a.Set(limited(t), []service.Instance{web}); err == nil {
+		t.Error("Set succeeded in a session that is done")
+	}
+	Set(t, Open(t, s.Registry(Node("a", "agent-a"))), web)
+	feed.Until(t, web)
+}
+
+func restoredIsRepaired(t *testing.T, s Store) {
+	t.Helper()
+	a := Open(t, s.Parting(Node("a", "agent-a")))
+	web1, web2, web3 := Instance("a", "web", 1), Instance("a", "web", 2), Instance("a", "web", 3)
+	Set(t, a, web1, web2)
+	s.Stop(t)
+	s.Save(t)
+	s.Start(t)
+	Set(t, a, web2, web3)
+	s.Stop(t)
+	s.Restore(t)
+	s.Start(t)
+	waitDone(t, a)
+	Set(t, Open(t, s.Registry(Node("a", "agent-a"))), web2, web3)
+	if diff := Diff(Watch(t, s.Watcher()).Next(t), []service.Instance{web2, web3}); diff != "" {
+		t.Errorf("after the restore (-got +want):\n%s", diff)
+	}
+}
+
+func openKeeps(t *testing.T, s Store) {
+	t.Helper()
+	feed := Watch(t, s.Watcher())
+	var many []service.Instance
+	for n := range 300 { // more than one transaction holds
+		many = append(many, Instance("a", "web", n))
+	}
+	older := Open(t, s.Registry(Node("a", "agent-a")))
+	Set(t, older, many...)
+	feed.Until(t, many...)
+	newer := Open(t, s.Registry(Node("a", "agent-a")))
+	waitDone(t, older) // its lease is gone, and nothing with it
+	if diff := Diff(Watch(t, s.Watcher()).Next(t), many); diff != "" {
+		t.Errorf("before the first set (-got +want):\n%s", diff)
+	}
+	before := s.Writes(t)
+	Set(t, newer, many...)
+	if got := s.Writes(t); got != before {
+		t.Errorf("the first set, of what was registered, wrote %d times, want none", got-before)
+	}
+}
+
+func namelessCloneWaits(t *testing.T, s Store) {
+	t.Helper()
+	nameless := func(boot string) service.Node {
+		n := Node("a", "agent-a")
+		n.Machine, n.Boot = "", boot
+		return n
+	}
+	a := Open(t, s.Registry(nameless("boot-1")))
+	for _, boot := range []string{"boot-2", ""} {
+		if other, err := s.Registry(nameless(boot)).Open(limited(t)); err == nil {
+			_ = other.Close(context.WithoutCancel(t.Context()))
+			t.Fatalf("a clone whose boot is %q opened a session of a node that is held", boot)
+		}
+	}
+	again := Open(t, s.Registry(nameless("boot-1"))) // one host, one boot: the same agent
+	waitDone(t, a)
+	if err := again.Close(limited(t)); err != nil {
+		t.Fatal(err)
+	}
+	Open(t, s.Registry(nameless("")))
+	if other, err := s.Registry(nameless("")).Open(limited(t)); err == nil {
+		_ = other.Close(context.WithoutCancel(t.Context()))
+		t.Fatal("of two agents that know neither machine nor boot the second opened a session of a node that is held")
 	}
 }

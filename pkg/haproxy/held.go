@@ -1,0 +1,178 @@
+package haproxy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// startGrace is how long a HAProxy that does not answer may be one that is just being started, with
+// what is on disk.
+const startGrace = 3 * time.Second
+
+// presence is what is known of HAProxy being there. It is guarded by the driver's mu.
+type presence struct {
+	answering bool
+	ever      bool      // it answered at least once
+	since     time.Time // when the driver began, or when HAProxy was lost
+	worker    Worker    // that answered last
+	// texts are those whose addresses that worker may hold.
+	texts []render.Files
+	ended error // how a managed HAProxy ended last, nil once one answered
+}
+
+// Held returns the TCP ports that HAProxy may be holding now, sorted, so that a port that it does
+// not hold can be tried before it is asked for. They are those of the text in force and of one that
+// is being loaded; of the file on disk for a HAProxy that does not answer yet, or not any more since
+// a moment ago; and none when it has been silent for longer. Only literal addresses count. It is
+// safe for concurrent use.
+func (d *Driver) Held() []uint16 {
+	d.mu.Lock()
+	p := d.here
+	d.mu.Unlock()
+	texts := p.texts
+	if !p.answering {
+		texts = d.startsWith(p)
+	}
+	var ports []uint16
+	for _, text := range texts {
+		for _, a := range binds(text) {
+			ports = append(ports, a.Port())
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// startsWith are the texts whose addresses a silent HAProxy may hold already.
+func (d *Driver) startsWith(p presence) []render.Files {
+	if time.Since(p.since) >= startGrace {
+		return nil
+	}
+	files, err := d.store.read(nil)
+	if err != nil {
+		return nil // nothing to start with
+	}
+	return []render.Files{files}
+}
+
+// begin starts the time that HAProxy may take for its start.
+func (d *Driver) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.here.ever {
+		d.here.since = time.Now()
+	}
+}
+
+// answered notes that a worker, or only its master, is there. One that was not known runs what is on
+// disk, as far as anybody knows.
+func (d *Driver) answered(w Worker) {
+	d.mu.Lock()
+	p := &d.here
+	known := p.ever && p.worker == w
+	p.answering, p.ever, p.worker, p.ended = true, true, w, nil
+	d.mu.Unlock()
+	if known {
+		return
+	}
+	var texts []render.Files
+	if files, err := d.store.read(nil); err == nil {
+		texts = []render.Files{files}
+	}
+	d.holds(texts)
+}
+
+// holds notes the texts whose addresses HAProxy may hold.
+func (d *Driver) holds(texts []render.Files) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.here.texts = texts
+}
+
+// mayHold adds texts to those whose addresses HAProxy may hold, and returns the ones before.
+func (d *Driver) mayHold(more ...render.Files) (former []render.Files) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	former = d.here.texts
+	texts := slices.Clone(former)
+	for _, text := range more {
+		if !slices.ContainsFunc(texts, func(t render.Files) bool { return sameFiles(t, text) }) {
+			texts = append(texts, text)
+		}
+	}
+	d.here.texts = texts
+	return former
+}
+
+// lost notes that HAProxy is not there.
+func (d *Driver) lost() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.here.answering {
+		d.here.answering, d.here.since = false, time.Now()
+	}
+}
+
+// childEnded notes how a managed HAProxy ended.
+func (d *Driver) childEnded(err error) {
+	d.lost()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.here.ended = err
+}
+
+// silence says that HAProxy does not answer.
+type silence struct {
+	gone  bool  // neither socket is served
+	ended error // how it ended last, if that is known
+	cause error
+}
+
+// Error has HAProxy's own words, if it said any before it ended.
+func (s *silence) Error() string {
+	if s.ended != nil {
+		return fmt.Sprintf("haproxy does not answer: %v: %v", s.cause, s.ended)
+	}
+	return fmt.Sprintf("haproxy does not answer: %v", s.cause)
+}
+
+func (s *silence) Unwrap() error { return s.cause }
+
+// silent notes that nobody answered, with these errors at both sockets. While one of them is served,
+// HAProxy is there and holds what it holds.
+func (d *Driver) silent(worker, master error) error {
+	gone := unserved(worker) && unserved(master)
+	if gone {
+		d.lost()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &silence{gone: gone, ended: d.here.ended, cause: worker}
+}
+
+// unserved tells whether an error means that no process listens at a socket.
+func unserved(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// silentFor tells whether HAProxy has not answered for at least that long.
+func (d *Driver) silentFor(least time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.here.answering && time.Since(d.here.since) >= least
+}
+
+// starting tells whether an error only means that HAProxy is still being started, which is no news.
+func (d *Driver) starting(err error) bool {
+	if _, silent := errors.AsType[*silence](err); !silent || asRefused(err) != nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.here.ever && d.here.ended == nil && time.Since(d.here.since) < startGrace
+}

@@ -1,0 +1,128 @@
+package register
+
+import (
+	"context"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// healthy is Docker's word for a HEALTHCHECK that passes.
+const healthy = "healthy"
+
+// candidate is one instance of the Source.
+type candidate struct {
+	instance   service.Instance
+	generation uint64 // tells verdicts of its checks from those of earlier ones under its id
+	stop       context.CancelFunc
+	last       *verdict // of its checks; nil before the first
+	published  bool
+	drained    bool          // this run was told to stop, once and for all
+	state      service.State // as last logged
+	warned     bool
+}
+
+// recall takes up in which state an earlier process had let this run through.
+func (c *candidate) recall(state service.State) {
+	switch state {
+	case service.Ready:
+		c.last = &verdict{up: true}
+	case service.Unhealthy:
+		c.last = &verdict{reason: "it did not pass before the agent was started anew"}
+	case service.Draining:
+		c.last = &verdict{up: true}
+		c.drained = !c.instance.Started.IsZero()
+	default:
+		return // not our words
+	}
+	c.published = true
+}
+
+// known is what earlier checks have shown of a run that was let through.
+func (c *candidate) known() *verdict {
+	switch {
+	case !c.published:
+		return nil
+	case c.last == nil: // it had no check
+		c.last = &verdict{up: true}
+	}
+	return &verdict{up: c.last.up, reason: c.last.reason}
+}
+
+// lane names what shares the bound on checks under way with this candidate: its container's others,
+// or, if it is none, those at its address.
+func (c *candidate) lane() string {
+	if c.instance.Container != "" {
+		return c.instance.Container
+	}
+	return c.instance.Check.Target.Addr().String()
+}
+
+// sameRun tells whether what is known of a holds for b.
+func sameRun(a, b *service.Instance) bool {
+	return a.Started.Equal(b.Started) && a.Endpoint() == b.Endpoint()
+}
+
+func sameCheck(a, b *service.Check) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	x, y := *a, *b
+	x.Health, y.Health = "", "" // judged anew each time
+	return x == y
+}
+
+func unchecked(c *service.Check) bool { return c == nil || c.Kind == service.CheckNone }
+
+// decide says in which state the candidate is let through, or why it is held back, or neither if
+// it is of no interest any more.
+func (c *candidate) decide() (service.State, string) {
+	draining := c.instance.State == service.Draining
+	c.drained = c.drained || draining && !c.instance.Started.IsZero()
+	if c.drained || draining {
+		if c.published {
+			return service.Draining, ""
+		}
+		return "", ""
+	}
+	reason := c.fault()
+	switch {
+	case reason == "":
+		c.published = true
+		return service.Ready, ""
+	case c.published:
+		return service.Unhealthy, reason
+	}
+	return "", reason
+}
+
+// fault says why the candidate may not get requests, or "".
+func (c *candidate) fault() string {
+	check := c.instance.Check
+	switch {
+	case c.instance.State == service.Unhealthy:
+		return "it is paused, or its source calls it unhealthy"
+	case unchecked(check):
+		return ""
+	case check.Kind == service.CheckDocker && check.Health == "unhealthy":
+		return "its HEALTHCHECK fails"
+	case check.Kind == service.CheckDocker && check.Health != healthy:
+		return "its HEALTHCHECK has not passed yet: Docker runs an image's first one only after its interval, by default 30 s; a shorter --health-interval or --health-start-interval makes it ready sooner"
+	case c.last == nil:
+		return "its first check is under way"
+	case !c.last.up:
+		return c.last.reason
+	}
+	return ""
+}
+
+// undecided tells whether the first verdict on the candidate may still come soon.
+func (c *candidate) undecided() bool {
+	check := c.instance.Check
+	return c.last == nil && c.instance.State == service.Ready && !unchecked(check) &&
+		(check.Kind != service.CheckDocker || check.Health == healthy)
+}
+
+func (c *candidate) waitsForDocker() bool {
+	k := c.instance.Check
+	return k != nil && k.Kind == service.CheckDocker && k.Health != healthy
+}
