@@ -15,7 +15,8 @@ func TestPortOfAnotherProgram(t *testing.T) {
 	for _, registry := range []string{embedded, etcdURL} {
 		t.Run(map[string]string{embedded: "managed", etcdURL: "external"}[registry], func(t *testing.T) {
 			w := newWorld(t)
-			const port = 29000
+			const port = 900 // another agent on this engine, with the default --listen-ports, lets it be
+			w.extra = []string{"--listen-ports", "900-900"}
 			other := w.occupy(port)
 			w.startAll(registry)
 			shop := app{service: "shop", labels: map[string]string{"sidekick.listen": strconv.Itoa(port)}}
@@ -25,25 +26,50 @@ func TestPortOfAnotherProgram(t *testing.T) {
 			w.check(other.Close())
 			w.until("the free port is the service's", func() error { return w.get(w.at(port), "/", "any").ok() })
 
-			// HAProxy ends, and another program is quicker.
-			w.killHAProxy()
+			// While HAProxy is down, another program takes the port.
+			w.downHAProxy()
 			other = w.occupy(port)
-			for w.external && w.get(w.httpAddr(), "/", shop.host()).ok() != nil {
-				<-w.proxy.Done() // it cannot start until the agent has written a file without the port
-				w.startProxy()
-				w.until("HAProxy serves or ends", func() error {
-					if ended, _ := w.proxy.Ended(); ended {
-						return nil
-					}
-					return w.get(w.httpAddr(), "/", shop.host()).ok()
-				})
-			}
+			w.upHAProxy(shop)
 			w.until("the rest is served", func() error { return w.ask(shop).ok() })
 			w.until("the service says why it lacks its port", func() error { return w.says("shop", "in use by another program") })
 
 			w.check(other.Close())
 			w.until("the free port is the service's again", func() error { return w.get(w.at(port), "/", "any").ok() })
 			w.inStep()
+		})
+	}
+}
+
+// downHAProxy ends HAProxy, and in managed mode the agent, which would start it again.
+func (w *world) downHAProxy() {
+	w.Helper()
+	if w.external {
+		w.killHAProxy()
+		<-w.proxy.Done()
+	} else {
+		w.agent.Kill()
+		w.agent = nil
+	}
+	w.until("HAProxy is gone", func() error { return none(w.haproxies()) })
+}
+
+// upHAProxy starts again what downHAProxy has ended. An external HAProxy whose file names a port that
+// it cannot have ends; it is started until the agent has written another file.
+func (w *world) upHAProxy(a app) {
+	w.Helper()
+	if !w.external {
+		w.startAgent()
+		return
+	}
+	for served := false; !served; {
+		w.startProxy()
+		w.until("HAProxy serves or ends", func() error {
+			if ended, _ := w.proxy.Ended(); ended {
+				return nil
+			}
+			err := w.ask(a).ok()
+			served = err == nil
+			return err
 		})
 	}
 }
