@@ -36,7 +36,7 @@ func etcdCommand() *cobra.Command {
 
 func (s *settings) runEtcd(ctx context.Context, listen string) error {
 	log := s.newLogger(os.Stderr)
-	dir, err := statedir.Open(s.stateDir)
+	dir, err := statedir.Wait(ctx, s.stateDir, handover)
 	if err != nil {
 		return err
 	}

@@ -59,6 +59,7 @@ func newCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "sidekick",
 		Short:         "Service discovery and HAProxy for plain Docker hosts",
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArguments,

@@ -76,7 +76,7 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if !o.check {
 		return nil
 	}
-	err = haproxy.Check(cmd.Context(), s.haproxyBin, files)
+	err = haproxy.Check(cmd.Context(), s.haproxyBin, s.haproxyRuntimeSocket, files)
 	if _, refused := errors.AsType[*haproxy.Refused](err); refused {
 		return refusedError{err}
 	}

@@ -30,6 +30,9 @@ import (
 // are stopped along with it, as when the host goes down, still leave the proxies in time.
 const linger = 2 * time.Second
 
+// handover is how long a new agent waits for an old one that is ending.
+const handover = 15 * time.Second
+
 func runCommand() *cobra.Command {
 	s := newSettings()
 	cmd := &cobra.Command{
@@ -113,7 +116,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := statedir.Open(s.stateDir)
+	dir, err := statedir.Wait(ctx, s.stateDir, handover)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,8 @@ type renderStage struct {
 type rendering struct {
 	snapshot *catalog.Snapshot
 	renderer *render.Renderer
-	refused  error // why the template on disk is not the one in use
+	good     *render.Renderer // the last one that made a text
+	refused  error            // why the template on disk is not the one in use
 	sent     [sha256.Size]byte
 }
 
@@ -78,11 +79,17 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 		return nil
 	}
 	files, model, err := r.render(ctx, now.renderer, now.snapshot.Catalog)
+	if err != nil && now.good != nil && now.good != now.renderer {
+		r.log.WithError(err).Error("template fails; the last good one stays in use")
+		now.refused, now.renderer = err, now.good
+		files, model, err = r.render(ctx, now.renderer, now.snapshot.Catalog)
+	}
 	r.state.Report(admin.StageRender)(errors.Join(now.refused, err))
 	if err != nil {
 		r.log.WithError(err).Error("template failed; the last good configuration stays in force")
 		return nil
 	}
+	now.good = now.renderer
 	r.state.SetModel(model)
 	hash := files.Hash()
 	if onlyPorts && hash == now.sent {

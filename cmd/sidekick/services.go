@@ -80,6 +80,23 @@ func (s *settings) printServices(cmd *cobra.Command, name, output string, direct
 		return s.explainNone(cmd)
 	}
 	writeServices(out, services)
+	if !direct {
+		return s.warnBehind(cmd)
+	}
+	return nil
+}
+
+// warnBehind says below the list what keeps it from being in force.
+func (s *settings) warnBehind(cmd *cobra.Command) error {
+	var status admin.Status
+	if err := s.askAgentJSON(cmd.Context(), "/api/v1/status", &status); err != nil {
+		return err
+	}
+	for _, stage := range status.Stages {
+		if word, detail := stageWord(stage); !stage.OK {
+			fmt.Fprintf(cmd.ErrOrStderr(), "not all of this is in force: stage %s is %s: %s\n", stage.Stage, strings.ToLower(word), oneLine(detail))
+		}
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@
 package statedir
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
 )
@@ -38,10 +40,33 @@ func Open(path string) (*Dir, error) {
 	return &Dir{path: path, lock: lock}, nil
 }
 
+// ErrInUse says that another process holds the directory.
+var ErrInUse = errors.New("in use by another sidekick")
+
+// Wait is Open for a directory whose holder may just be ending, as when an agent is restarted: it
+// goes on trying for as long as patience lasts.
+func Wait(ctx context.Context, path string, patience time.Duration) (*Dir, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		dir, err := Open(path)
+		if !errors.Is(err, ErrInUse) {
+			return dir, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
 // lockError says why a directory's lock could not be taken.
 func lockError(path string, err error) error {
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return fmt.Errorf("state directory %s is in use by another sidekick; stop that one or give this one its own --state-dir", path)
+		return fmt.Errorf("state directory %s is %w; stop that one or give this one its own --state-dir", path, ErrInUse)
 	}
 	return fmt.Errorf("state directory %s cannot be locked: %w; give one on a file system that has locks with --state-dir", path, err)
 }

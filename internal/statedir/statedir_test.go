@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestAgentIDLasts(t *testing.T) {
@@ -51,6 +52,29 @@ func TestOneHolder(t *testing.T) {
 		t.Fatalf("open after close: %v", err)
 	}
 	d.Close()
+}
+
+func TestWaitForTheHolderToEnd(t *testing.T) {
+	path := t.TempDir()
+	holder, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Wait(t.Context(), path, time.Millisecond); !errors.Is(err, ErrInUse) {
+		t.Errorf("while it is held: %v, want %v", err, ErrInUse)
+	}
+	got := make(chan error)
+	go func() {
+		d, err := Wait(t.Context(), path, time.Minute)
+		if err == nil {
+			err = d.Close()
+		}
+		got <- err
+	}()
+	holder.Close()
+	if err := <-got; err != nil {
+		t.Errorf("after it was let go: %v", err)
+	}
 }
 
 func TestUnwritable(t *testing.T) {

@@ -9,9 +9,10 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
-// Check lets HAProxy's program judge a set of files in a directory of their own, without touching
-// what is in force. A text that it does not accept gives an error that wraps *Refused.
-func Check(ctx context.Context, bin string, files render.Files) error {
+// Check judges a set of files as a driver with that runtime socket would, by HAProxy's program and in
+// a directory of their own, without touching what is in force. A text that is not accepted gives an
+// error that wraps *Refused.
+func Check(ctx context.Context, bin, runtimeSocket string, files render.Files) error {
 	dir, err := os.MkdirTemp("", "sidekick-check-")
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
@@ -22,7 +23,10 @@ func Check(ctx context.Context, bin string, files render.Files) error {
 	if err != nil {
 		return err
 	}
-	return candidate.check(ctx, bin)
+	if err := candidate.check(ctx, bin); err != nil {
+		return err
+	}
+	return drivable(files, runtimeSocket)
 }
 
 // Bound lists the ports of the literal TCP addresses that a configuration listens on.

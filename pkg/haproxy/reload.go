@@ -57,12 +57,19 @@ func (d *Driver) candidate(ctx context.Context, want, held render.Files, known b
 	return c, err
 }
 
+// drivable refuses a text with which HAProxy would be out of the driver's reach.
+func drivable(want render.Files, socket string) error {
+	if opensSocket(want, socket) {
+		return nil
+	}
+	return &Refused{Stage: StageText, Words: fmt.Sprintf(
+		"the global section does not open the driver's socket: add the line \"stats socket %s mode %s level admin\"", socket, socketMode)}
+}
+
 // judged is a candidate that passed everything that can be found out before HAProxy loads it.
 func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool) (candidate, error) {
-	if !opensSocket(want, d.cfg.RuntimeSocket) {
-		return candidate{}, &Refused{Stage: StageText, Words: fmt.Sprintf(
-			"the global section does not open the driver's socket: add the line \"stats socket %s mode %s level admin\"",
-			d.cfg.RuntimeSocket, socketMode)}
+	if err := drivable(want, d.cfg.RuntimeSocket); err != nil {
+		return candidate{}, err
 	}
 	if (d.cfg.Managed || d.cfg.SameNetwork) && known {
 		if err := probe(ctx, held, want); err != nil {

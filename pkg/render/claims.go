@@ -107,7 +107,7 @@ func (j *judge) decide(c claims) decision {
 	var why []string
 	for _, r := range c.routes {
 		if owner := j.routes[r.Key]; owner != "" {
-			why = append(why, fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or stop that one", r.Host+r.Path, owner))
+			why = append(why, fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or give both sidekick.service=%s to share the requests", r.Host+r.Path, owner, owner))
 			continue
 		}
 		j.routes[r.Key] = c.name
