@@ -4,7 +4,7 @@ SHELL       := /bin/bash
 
 # WITHOUT="docker haproxy" leaves the tests out that need these; the last line counts them.
 WITHOUT ?=
-export SIDEKICK_TEST_WITHOUT := $(WITHOUT)
+export TEST_WITHOUT := $(WITHOUT)
 
 # The version is stamped below; a checkout that git does not trust must build as well.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false

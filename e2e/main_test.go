@@ -77,5 +77,5 @@ func runName(what string) string { return fmt.Sprintf("%s-%d", what, os.Getpid()
 
 // without says whether tests that need this are to be left out.
 func without(what string) bool {
-	return strings.Contains(" "+os.Getenv("SIDEKICK_TEST_WITHOUT")+" ", " "+what+" ")
+	return strings.Contains(" "+os.Getenv("TEST_WITHOUT")+" ", " "+what+" ")
 }

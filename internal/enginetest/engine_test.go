@@ -15,7 +15,7 @@ import (
 )
 
 func TestMakeUseAndSweep(t *testing.T) {
-	if strings.Contains(os.Getenv("SIDEKICK_TEST_WITHOUT"), "docker") {
+	if strings.Contains(os.Getenv("TEST_WITHOUT"), "docker") {
 		t.Skip("left out on demand: docker")
 	}
 	ctx := t.Context()

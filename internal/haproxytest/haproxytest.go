@@ -22,7 +22,7 @@ import (
 // Patience is how long a test waits for what must happen; on a busy machine that takes a while.
 const Patience = 30 * time.Second
 
-// Bin returns the path of HAProxy. Without one the test fails, unless SIDEKICK_TEST_WITHOUT names
+// Bin returns the path of HAProxy. Without one the test fails, unless TEST_WITHOUT names
 // haproxy: then it is skipped.
 func Bin(tb testing.TB) string {
 	tb.Helper()
@@ -30,10 +30,10 @@ func Bin(tb testing.TB) string {
 	if err == nil {
 		return path
 	}
-	if strings.Contains(os.Getenv("SIDEKICK_TEST_WITHOUT"), "haproxy") { //nolint:forbidigo // a setting of the tests
+	if strings.Contains(os.Getenv("TEST_WITHOUT"), "haproxy") { //nolint:forbidigo // a setting of the tests
 		tb.Skip("left out: no haproxy here")
 	}
-	tb.Fatalf("haproxy is needed: install it, or set SIDEKICK_TEST_WITHOUT=haproxy to leave this out (%v)", err)
+	tb.Fatalf("haproxy is needed: install it, or set TEST_WITHOUT=haproxy to leave this out (%v)", err)
 	return ""
 }
 

@@ -11,10 +11,10 @@ import (
 )
 
 func TestOutputEndAndEnvironment(t *testing.T) {
-	t.Setenv("SIDEKICK_TEST_WITHOUT", "nothing")
+	t.Setenv("SIDEKICK_PREFIX", "/elsewhere")
 	t.Setenv("OTHER", "kept")
 	log := filepath.Join(t.TempDir(), "log")
-	p, err := proctest.Start("sh", log, "/bin/sh", "-c", `echo "[$SIDEKICK_TEST_WITHOUT][$OTHER]"; exit 3`)
+	p, err := proctest.Start("sh", log, "/bin/sh", "-c", `echo "[$SIDEKICK_PREFIX][$OTHER]"; exit 3`)
 	if err != nil {
 		t.Fatal(err)
 	}

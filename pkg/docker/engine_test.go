@@ -50,7 +50,7 @@ func main() {
 `
 
 // realEngine connects to the engine of this machine. Without one the test fails, unless
-// SIDEKICK_TEST_WITHOUT says that this is known.
+// TEST_WITHOUT says that this is known.
 func realEngine(t *testing.T) *client.Client {
 	t.Helper()
 	c, err := client.New(client.FromEnv)
@@ -61,10 +61,10 @@ func realEngine(t *testing.T) *client.Client {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	if strings.Contains(os.Getenv("SIDEKICK_TEST_WITHOUT"), "docker") {
+	if strings.Contains(os.Getenv("TEST_WITHOUT"), "docker") {
 		t.Skipf("no Docker engine: %v", err)
 	}
-	t.Fatalf("no Docker engine: %v (SIDEKICK_TEST_WITHOUT=docker leaves this test out)", err)
+	t.Fatalf("no Docker engine: %v (TEST_WITHOUT=docker leaves this test out)", err)
 	return nil
 }
 

@@ -120,11 +120,11 @@ func compareGolden(t *testing.T, path, got string) {
 // needHAProxy skips only when the environment asks for it: a machine without HAProxy fails.
 func needHAProxy(tb testing.TB) {
 	tb.Helper()
-	if slices.Contains(strings.FieldsFunc(os.Getenv("SIDEKICK_TEST_WITHOUT"), func(r rune) bool { return r == ',' || r == ' ' }), "haproxy") {
+	if slices.Contains(strings.FieldsFunc(os.Getenv("TEST_WITHOUT"), func(r rune) bool { return r == ',' || r == ' ' }), "haproxy") {
 		tb.Skip("left out: haproxy")
 	}
 	if _, err := exec.LookPath("haproxy"); err != nil {
-		tb.Fatalf("%v: install haproxy, or set SIDEKICK_TEST_WITHOUT=haproxy", err)
+		tb.Fatalf("%v: install haproxy, or set TEST_WITHOUT=haproxy", err)
 	}
 }
 
