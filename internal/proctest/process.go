@@ -23,7 +23,7 @@ type Process struct {
 }
 
 // Start runs a program, with its output appended to the file log. The program does not see the
-// SIDEKICK_* variables of this process, in which a test run keeps its own settings. If this process
+// SIDEKICK_* variables of this process, which may be a developer's own settings. If this process
 // dies, the program gets SIGTERM.
 func Start(name, log, program string, args ...string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
