@@ -16,10 +16,11 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
-var haproxySettings = []string{"haproxy-bin", "haproxy-config", "haproxy-master-socket", "haproxy-runtime-socket"}
+var haproxySettings = []string{"haproxy-bin", "haproxy-config", "haproxy-master-socket", "haproxy-runtime-socket", "user"}
 
 func haproxyCommand() *cobra.Command {
 	s := newSettings()
+	var alive, takeOver bool
 	cmd := &cobra.Command{
 		Use: "haproxy", Short: "HAProxy for `sidekick run --haproxy external`", Args: noArguments,
 		Long: "Writes a minimal valid configuration if there is none, then becomes HAProxy in master-worker mode,\n" +
@@ -28,31 +29,53 @@ func haproxyCommand() *cobra.Command {
 			if err := s.load(environ()); err != nil {
 				return err
 			}
-			return s.execHAProxy(cmd.Context())
+			if err := s.becomeUser("", true); err != nil {
+				return err
+			}
+			if alive {
+				return s.haproxyAlive(cmd)
+			}
+			return s.execHAProxy(cmd.Context(), takeOver)
 		},
 	}
+	cmd.Flags().BoolVar(&alive, "alive", false, "only ask whether HAProxy answers, for health checks")
+	cmd.Flags().BoolVar(&takeOver, "take-over", false, "if another HAProxy answers at these sockets, go on with its listening sockets; then stop that one: no connection is lost")
 	s.offer(cmd, haproxySettings, logSettings)
 	return cmd
 }
 
+// haproxyAlive says whether the HAProxy that this command starts is there.
+func (s *settings) haproxyAlive(cmd *cobra.Command) error {
+	if !haproxy.Answers(cmd.Context(), s.haproxyFiles()) {
+		return fmt.Errorf("no HAProxy answers at %s; start it with: sidekick haproxy", s.haproxyMasterSocket)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), "alive")
+	return nil
+}
+
 // execHAProxy becomes HAProxy.
-func (s *settings) execHAProxy(ctx context.Context) error {
+func (s *settings) execHAProxy(ctx context.Context, takeOver bool) error {
 	config := s.haproxyFiles()
 	program, err := exec.LookPath(config.Bin)
 	if err != nil {
 		return fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer", err)
 	}
-	if err := haproxy.Vacant(ctx, config); err != nil {
-		return err
-	}
 	log := s.newLogger(os.Stderr)
+	var more []string
+	if haproxy.Answers(ctx, config) {
+		if !takeOver {
+			return fmt.Errorf("another HAProxy answers at %s: stop it first, take its place with --take-over, or give this one its own sockets and configuration", config.MasterSocket)
+		}
+		log.WithField("socket", config.RuntimeSocket).Info("taking the listening sockets over from the HAProxy that runs; stop that one now")
+		more = []string{"-x", config.RuntimeSocket}
+	}
 	err = haproxy.Prepare(ctx, config)
 	if refused := (*haproxy.Refused)(nil); errors.As(err, &refused) {
 		log.WithError(err).Warn("the configuration on disk is refused; HAProxy starts with a minimal one")
 	} else if err != nil {
 		return err
 	}
-	args := haproxy.ExecArgs(config)
+	args := append(haproxy.ExecArgs(config), more...)
 	log.WithField("command", args).Info("becoming HAProxy")
 	return fmt.Errorf("%s: %w", program, syscall.Exec(program, args, os.Environ()))
 }

@@ -41,6 +41,9 @@ func runCommand() *cobra.Command {
 			if err := s.load(environ()); err != nil {
 				return err
 			}
+			if err := s.settleIn(cmd.Context()); err != nil {
+				return err
+			}
 			return s.runAgent(cmd.Context())
 		},
 	}

@@ -61,7 +61,7 @@ type settings struct {
 	settle, settleMax, reloadInterval time.Duration
 	keepEmpty, maxCacheAge            time.Duration
 
-	admin, stateDir, logLevel, logFormat string
+	admin, stateDir, user, logLevel, logFormat string
 }
 
 // newSettings returns the settings with their defaults.
@@ -107,6 +107,7 @@ func newSettings() *settings {
 
 	f.StringVar(&s.admin, "admin", "127.0.0.1:7070", "`ADDR:PORT` for health, metrics and API, or \"off\"")
 	f.StringVar(&s.stateDir, "state-dir", "/var/lib/sidekick", "`directory` for identity, last good catalog, embedded etcd")
+	f.StringVar(&s.user, "user", "", "`name` of the user to become if started as root, with the group of the engine's socket and the right to bind HAProxy's ports")
 	f.StringVar(&s.logLevel, "log-level", "info", "\"debug\", \"info\", \"warn\" or \"error\"")
 	f.StringVar(&s.logFormat, "log-format", "auto", "\"text\", \"json\", or \"auto\": text on a terminal, JSON elsewhere")
 	return s

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -22,19 +23,40 @@ import (
 // Patience is how long a test waits for what must happen; on a busy machine that takes a while.
 const Patience = 30 * time.Second
 
-// Bin returns the path of HAProxy. Without one the test fails, unless TEST_WITHOUT names
-// haproxy: then it is skipped.
-func Bin(tb testing.TB) string {
-	tb.Helper()
-	path, err := exec.LookPath("haproxy")
-	if err == nil {
-		return path
+// T is a test with one of the HAProxys there are.
+type T struct {
+	*testing.T
+	Bin string // HAProxy's program
+}
+
+// Each runs a test once with every HAProxy, as a subtest with the name of its version: with the one
+// on the PATH, and with those that TEST_HAPROXY names, paths separated by colons. Without the first
+// the test fails, unless TEST_WITHOUT names haproxy: then it is skipped.
+func Each(t *testing.T, test func(t T)) {
+	t.Helper()
+	for _, bin := range programs(t) {
+		out, err := exec.Command(bin, "-v").Output() //nolint:noctx // prints a line
+		words := strings.Fields(string(out))
+		if err != nil || len(words) < 3 {
+			t.Fatalf("%s -v, from TEST_HAPROXY or the PATH: %q, %v", bin, out, err)
+		}
+		release := strings.SplitN(words[2], ".", 3) // HAProxy version 3.0.11-…
+		t.Run(strings.Join(release[:2], "."), func(t *testing.T) { test(T{t, bin}) })
 	}
-	if strings.Contains(os.Getenv("TEST_WITHOUT"), "haproxy") { //nolint:forbidigo // a setting of the tests
-		tb.Skip("left out: no haproxy here")
+}
+
+// programs are the paths of all HAProxys.
+func programs(t *testing.T) []string {
+	t.Helper()
+	first, err := exec.LookPath("haproxy")
+	switch {
+	case err == nil:
+	case strings.Contains(os.Getenv("TEST_WITHOUT"), "haproxy"): //nolint:forbidigo // a setting of the tests
+		t.Skip("left out: no haproxy here")
+	default:
+		t.Fatalf("haproxy is needed: install it, or set TEST_WITHOUT=haproxy to leave this out (%v)", err)
 	}
-	tb.Fatalf("haproxy is needed: install it, or set TEST_WITHOUT=haproxy to leave this out (%v)", err)
-	return ""
+	return append([]string{first}, filepath.SplitList(os.Getenv("TEST_HAPROXY"))...) //nolint:forbidigo // a setting of the tests
 }
 
 // Dir returns a fresh directory whose name is short enough for sockets.

@@ -2,12 +2,10 @@ package docker
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/moby/moby/client"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
@@ -46,7 +44,7 @@ type Source struct {
 // does not answer it sends nothing and keeps trying. It fails only if the settings of the
 // connection cannot be used at all.
 func (s *Source) Run(ctx context.Context, out chan<- []service.Instance) error {
-	probe, err := s.dial()
+	probe, err := dial(s.Host)
 	if err != nil {
 		return err
 	}
@@ -56,18 +54,6 @@ func (s *Source) Run(ctx context.Context, out chan<- []service.Instance) error {
 	g.Go(func() error { return newest.Run(ctx, sets, out) })
 	g.Go(func() error { return s.keep(ctx, sets) })
 	return g.Wait()
-}
-
-func (s *Source) dial() (*client.Client, error) {
-	options := []client.Opt{client.FromEnv}
-	if s.Host != "" {
-		options = append(options, client.WithHost(s.Host))
-	}
-	c, err := client.New(options...)
-	if err != nil {
-		return nil, fmt.Errorf("docker engine: %w: check --docker and the DOCKER_ variables", err)
-	}
-	return c, nil
 }
 
 // keep holds a session with the engine, one after the other.
@@ -104,7 +90,7 @@ func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error
 // session connects, and runs one session until the connection fails. A new client for each means
 // that the API version is agreed on anew with an engine that was replaced.
 func (s *Source) session(ctx context.Context, f *fleet, t *teller, listed func()) error {
-	c, err := s.dial()
+	c, err := dial(s.Host)
 	if err != nil {
 		return err
 	}

@@ -86,11 +86,11 @@ func (d *Driver) send(ctx context.Context, all []statement) error {
 // put in service again.
 func (d *Driver) statements(c Command) []statement {
 	var all []statement
-	lines := c.lines(d.can)
+	lines := c.lines()
 	if old, leaving := d.leaving[c.target()]; leaving && c.Op == OpAdd && sameServer(old.Command, c) {
-		lines = Command{Op: OpWeight, Backend: c.Backend, Server: c.Server, Weight: c.Weight}.lines(d.can)
+		lines = Command{Op: OpWeight, Backend: c.Backend, Server: c.Server, Weight: c.Weight}.lines()
 		if !c.Disabled {
-			lines = append(lines, Command{Op: OpEnable, Backend: c.Backend, Server: c.Server}.lines(d.can)...)
+			lines = append(lines, Command{Op: OpEnable, Backend: c.Backend, Server: c.Server}.lines()...)
 		}
 		delete(d.leaving, c.target())
 	}

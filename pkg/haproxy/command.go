@@ -33,10 +33,10 @@ func (c Command) target() string { return c.Backend + "/" + c.Server }
 
 // lines are the statements of the Runtime API that do what the command says. Each has an answer of
 // its own.
-func (c Command) lines(can Capabilities) []string {
+func (c Command) lines() []string {
 	switch c.Op {
 	case OpAdd:
-		return c.addLines(can)
+		return c.addLines()
 	case OpWeight:
 		return []string{fmt.Sprintf("set server %s weight %d", c.target(), c.Weight)}
 	case OpEnable:
@@ -52,12 +52,10 @@ func (c Command) lines(can Capabilities) []string {
 
 // addLines gives a server all its words, for HAProxy ignores default-server here, and puts it in
 // service as a reload of the same text would.
-func (c Command) addLines(can Capabilities) []string {
+func (c Command) addLines() []string {
 	words := append([]string{"add server", c.target(), c.Address}, c.Words...)
 	words = append(words, fmt.Sprintf("weight %d", c.Weight))
-	if can.PoolWords {
-		words = append(words, c.poolWords()...)
-	}
+	words = append(words, c.poolWords()...)
 	lines := []string{strings.Join(words, " ")}
 	if c.has("check") {
 		lines = append(lines, "enable health "+c.target())
@@ -68,8 +66,8 @@ func (c Command) addLines(can Capabilities) []string {
 	return lines
 }
 
-// poolWords are without effect in a file, being the defaults; on HAProxy 2.6 a server that is added
-// at run time never reuses its connections unless they are given.
+// poolWords are the defaults, in a file as well as at run time; only HAProxy 2.6 needs to hear them, or
+// a server that is added at run time never reuses its connections.
 func (c Command) poolWords() []string {
 	var words []string
 	if !c.has("pool-max-conn") {
@@ -94,8 +92,7 @@ func (c Command) has(word string) bool {
 
 // Capabilities is what the running HAProxy can do at run time. The zero value is the least.
 type Capabilities struct {
-	PoolWords bool // servers added at run time need words to reuse connections (2.6)
-	Cookie    bool // `add server` takes cookie
+	Cookie bool // `add server` takes cookie, which 2.6 does not
 }
 
 // Reason says why only a reload will do. The zero value says that none is needed.

@@ -39,8 +39,9 @@ type Config struct {
 	Report func(error)
 }
 
-// socketMode is the permission of the sockets that we choose.
-const socketMode = "600"
+// socketMode is the permission of the sockets that we choose: agent and HAProxy may be two users with a
+// group in common, which owns the directory.
+const socketMode = "660"
 
 // withDefaults fills what the user left open.
 func (c Config) withDefaults() Config {
@@ -91,10 +92,11 @@ func MinimalConfig(c Config) string {
 }
 
 // ExecArgs is the command line, program first, that runs HAProxy in the foreground as master and
-// worker with the sockets of c.
+// worker with the sockets of c. It works in the configuration's directory, as its check does: some
+// versions look there for some relative names, whatever default-path says.
 func ExecArgs(c Config) []string {
 	c = c.withDefaults()
-	return []string{c.Bin, "-W", "-S", c.MasterSocket + ",mode," + socketMode, "-f", c.Path}
+	return []string{c.Bin, "-W", "-C", filepath.Dir(c.Path), "-S", c.MasterSocket + ",mode," + socketMode, "-f", c.Path}
 }
 
 // Prepare makes HAProxy startable: it writes the minimal configuration if there is none, or if
@@ -116,11 +118,23 @@ func Prepare(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("prepare haproxy: %w", err)
 	}
-	err = check(ctx, c.Bin, c.Path, c.Path)
+	err = c.acceptable(ctx)
 	if asRefused(err) == nil {
 		return err
 	}
 	return errors.Join(err, setAside(c))
+}
+
+// acceptable refuses a configuration on disk with which a HAProxy of this process's user would not start.
+func (c Config) acceptable(ctx context.Context) error {
+	files, err := store{c.Path}.read(nil)
+	if err != nil {
+		return err
+	}
+	if err := permitted(files, os.Geteuid()); err != nil {
+		return err
+	}
+	return check(ctx, c.Bin, c.Path, c.Path)
 }
 
 // setAside replaces a configuration that HAProxy does not start with by the minimal one and keeps a

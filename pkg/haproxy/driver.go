@@ -29,6 +29,7 @@ type Driver struct {
 	former   render.Files // in force before commands failed half way, nil if none did
 	worker   Worker       // the one that runs it
 	can      Capabilities
+	learned  learned
 	onDisk   render.Files // what we last saw or put on disk, nil when not known
 	diskTime time.Time    // when we put it there
 	epoch    int          // changes whenever what is on disk must not be touched by earlier plans
@@ -260,7 +261,7 @@ func (d *Driver) connect(ctx context.Context) error {
 
 // meet notes who the worker is.
 func (d *Driver) meet(i info) {
-	d.worker, d.can, d.leaving = i.worker, i.capabilities(), map[string]*departure{}
+	d.worker, d.can, d.leaving = i.worker, d.learned.by(i.version), map[string]*departure{}
 	d.answered(i.worker)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -283,6 +284,7 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if err != nil {
 		return err
 	}
+	d.learn(ctx, files[0].Text())
 	m := compare(files[0].Text(), live, d.can, d.isLeaving)
 	if m.count > 0 {
 		return nil

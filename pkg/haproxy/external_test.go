@@ -18,9 +18,9 @@ import (
 )
 
 // external is a driver whose HAProxy is a process of its own.
-func external(tb testing.TB) *bench {
+func external(tb testing.TB, bin string) *bench {
 	tb.Helper()
-	cfg := configFor(tb)
+	cfg := configFor(tb, bin)
 	cfg.SameNetwork = true
 	return &bench{cfg: cfg, addr: haproxytest.Address(tb, "127.0.0.21")}
 }
@@ -33,7 +33,6 @@ func (b *bench) start(tb testing.TB) (kill func()) {
 	}
 	args := ExecArgs(b.cfg)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir = filepath.Dir(b.cfg.Path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -67,177 +66,185 @@ func (b *bench) send(tb testing.TB, text string) {
 // TestExternalStartAndStop: HAProxy may come and go; what is wanted is on disk for its start and in
 // force soon after.
 func TestExternalStartAndStop(t *testing.T) {
-	b := external(t)
-	b.run(t)
-	one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
-	b.send(t, b.text("", "s1 "+one))
-	haproxytest.Until(t, "the file to be there before haproxy", func() bool {
-		got, err := os.ReadFile(b.cfg.Path)
-		return err == nil && string(got) == b.text("", "s1 "+one)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.run(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		b.send(t, b.text("", "s1 "+one))
+		haproxytest.Until(t, "the file to be there before haproxy", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == b.text("", "s1 "+one)
+		})
+		kill := b.start(t)
+		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		haproxytest.Until(t, "the driver to be in step", func() bool { return b.driver.State().Status == "in step" })
+		b.send(t, b.text("", "s2 "+two))
+		haproxytest.Until(t, "two to answer", answers(b.addr, "two"))
+		kill()
+		b.send(t, b.text("", "s1 "+one, "s2 "+two+" disabled"))
+		haproxytest.Until(t, "the driver to notice", func() bool { return b.driver.State().LastError != "" })
+		b.accepted(t)
+		b.start(t)
+		haproxytest.Until(t, "one to answer again", answers(b.addr, "one"))
+		haproxytest.Until(t, "the driver to be in step", func() bool { return b.driver.State().Status == "in step" })
+		b.inStep(t, b.text("", "s1 "+one, "s2 "+two+" disabled"))
 	})
-	kill := b.start(t)
-	haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-	haproxytest.Until(t, "the driver to be in step", func() bool { return b.driver.State().Status == "in step" })
-	b.send(t, b.text("", "s2 "+two))
-	haproxytest.Until(t, "two to answer", answers(b.addr, "two"))
-	kill()
-	b.send(t, b.text("", "s1 "+one, "s2 "+two+" disabled"))
-	haproxytest.Until(t, "the driver to notice", func() bool { return b.driver.State().LastError != "" })
-	b.accepted(t)
-	b.start(t)
-	haproxytest.Until(t, "one to answer again", answers(b.addr, "one"))
-	haproxytest.Until(t, "the driver to be in step", func() bool { return b.driver.State().Status == "in step" })
-	b.inStep(t, b.text("", "s1 "+one, "s2 "+two+" disabled"))
 }
 
 // TestAdoptWithoutReload: a driver that is started anew finds its HAProxy and changes nothing (P2);
 // after that it uses the runtime path. A driver that was killed before the file followed costs one
 // reload.
 func TestAdoptWithoutReload(t *testing.T) {
-	b := external(t)
-	b.start(t)
-	one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
-	b.run(t)
-	b.apply(t, b.text("", "s1 "+one))
-	b.apply(t, b.text("", "s1 "+one, "s2 "+two+" weight 5"))
-	before := b.worker(t)
-	load := haproxytest.Start(t, b.addr, 2, true)
-	b.stop() // lets the file follow
-	b.run(t)
-	if res := b.apply(t, b.text("", "s1 "+one, "s2 "+two+" weight 5")); res.How != HowNone {
-		t.Errorf("same text after a restart: got %+v, want nothing done", res)
-	}
-	if res := b.apply(t, b.text("", "s1 "+one)); res.How != HowRuntime {
-		t.Errorf("after the restart: got %+v, want runtime", res)
-	}
-	if got := b.worker(t); got != before {
-		t.Errorf("worker: got %v, want the same %v", got, before)
-	}
-	b.stop()
-	killed, err := NewDriver(b.cfg) // without its loop: the file does not follow
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.driver = killed
-	if res := b.apply(t, b.text("", "s1 "+one, "s3 "+two)); res.How != HowRuntime {
-		t.Errorf("by another driver: got %+v, want runtime", res)
-	}
-	b.run(t)
-	if res := b.apply(t, b.text("", "s3 "+two)); res.How != HowReload || res.Reason.Kind != ReasonStart {
-		t.Errorf("after a kill: got %+v, want one reload", res)
-	}
-	b.inStep(t, b.text("", "s3 "+two))
-	load.MustLoseNothing(t)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		b.run(t)
+		b.apply(t, b.text("", "s1 "+one))
+		b.apply(t, b.text("", "s1 "+one, "s2 "+two+" weight 5"))
+		before := b.worker(t)
+		load := haproxytest.Start(t, b.addr, 2, true)
+		b.stop() // lets the file follow
+		b.run(t)
+		if res := b.apply(t, b.text("", "s1 "+one, "s2 "+two+" weight 5")); res.How != HowNone {
+			t.Errorf("same text after a restart: got %+v, want nothing done", res)
+		}
+		if res := b.apply(t, b.text("", "s1 "+one)); res.How != HowRuntime {
+			t.Errorf("after the restart: got %+v, want runtime", res)
+		}
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
+		}
+		b.stop()
+		killed, err := NewDriver(b.cfg) // without its loop: the file does not follow
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.driver = killed
+		if res := b.apply(t, b.text("", "s1 "+one, "s3 "+two)); res.How != HowRuntime {
+			t.Errorf("by another driver: got %+v, want runtime", res)
+		}
+		b.run(t)
+		if res := b.apply(t, b.text("", "s3 "+two)); res.How != HowReload || res.Reason.Kind != ReasonStart {
+			t.Errorf("after a kill: got %+v, want one reload", res)
+		}
+		b.inStep(t, b.text("", "s3 "+two))
+		load.MustLoseNothing(t)
+	})
 }
 
 // TestForeignChangesAreRepaired: what somebody else changed at the runtime socket is found and set
 // right.
 func TestForeignChangesAreRepaired(t *testing.T) {
-	b := external(t)
-	b.start(t)
-	b.run(t)
-	one := haproxytest.Server(t, "one")
-	text := b.text("", "s1 "+one, "s2 "+one+" weight 5", "s3 "+one+" disabled")
-	b.apply(t, text)
-	for _, statements := range []string{
-		"set server be_web/s1 state maint;set server be_web/s2 weight 9;set server be_web/s3 state ready",
-		"set server be_web/s1 state maint;del server be_web/s1;add server be_web/s9 127.0.0.1:9",
-	} {
-		if _, err := ask(t.Context(), b.cfg.RuntimeSocket, statements); err != nil {
-			t.Fatal(err)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		text := b.text("", "s1 "+one, "s2 "+one+" weight 5", "s3 "+one+" disabled")
+		b.apply(t, text)
+		for _, statements := range []string{
+			"set server be_web/s1 state maint;set server be_web/s2 weight 9;set server be_web/s3 state ready",
+			"set server be_web/s1 state maint;del server be_web/s1;add server be_web/s9 127.0.0.1:9",
+		} {
+			if _, err := ask(t.Context(), b.cfg.RuntimeSocket, statements); err != nil {
+				t.Fatal(err)
+			}
+			l := &loop{Driver: b.driver}
+			l.audit(t.Context())
+			if got := b.driver.State().Differences; got == 0 {
+				t.Errorf("after %s: no difference seen", statements)
+			}
+			b.inStep(t, text)
 		}
-		l := &loop{Driver: b.driver}
-		l.audit(t.Context())
-		if got := b.driver.State().Differences; got == 0 {
-			t.Errorf("after %s: no difference seen", statements)
-		}
-		b.inStep(t, text)
-	}
+	})
 }
 
 // TestReloadInterval: reloads wait for each other, runtime changes for nobody.
 func TestReloadInterval(t *testing.T) {
-	b := external(t)
-	b.cfg.ReloadInterval = time.Hour
-	b.start(t)
-	b.run(t)
-	one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
-	b.send(t, b.text("", "s1 "+one))
-	haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-	haproxytest.Until(t, "the first text to be in force", func() bool { return b.driver.State().Status == "in step" })
-	before := b.worker(t)
-	b.send(t, b.text("    timeout http-request 9s\n", "s2 "+two))
-	haproxytest.Until(t, "two to answer", answers(b.addr, "two"))
-	haproxytest.Until(t, "a reload to be due", func() bool {
-		return strings.HasPrefix(b.driver.State().Status, "a reload is due")
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.cfg.ReloadInterval = time.Hour
+		b.start(t)
+		b.run(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		b.send(t, b.text("", "s1 "+one))
+		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		haproxytest.Until(t, "the first text to be in force", func() bool { return b.driver.State().Status == "in step" })
+		before := b.worker(t)
+		b.send(t, b.text("    timeout http-request 9s\n", "s2 "+two))
+		haproxytest.Until(t, "two to answer", answers(b.addr, "two"))
+		haproxytest.Until(t, "a reload to be due", func() bool {
+			return strings.HasPrefix(b.driver.State().Status, "a reload is due")
+		})
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
+		}
 	})
-	if got := b.worker(t); got != before {
-		t.Errorf("worker: got %v, want the same %v", got, before)
-	}
 }
 
 // TestNamedFiles: files that the configuration names come before it and go after it; a crash between
 // any two steps leaves what HAProxy accepts (F8).
 func TestNamedFiles(t *testing.T) {
-	b := external(t)
-	b.start(t)
-	b.run(t)
-	one := haproxytest.Server(t, "one")
-	withMap := func(name, content string) render.Files {
-		text := strings.Replace(b.text("", "s1 "+one), "global\n", "global\n    default-path config\n", 1)
-		text = strings.Replace(text, "default_backend be_web", "use_backend %[req.hdr(host),lower,map("+name+",be_web)]", 1)
-		return append(files(text), render.File{Name: name, Blocks: []render.Block{render.NewBlock("", content)}})
-	}
-	for i, want := range []render.Files{withMap("hosts.map", ""), withMap("hosts.map", "a be_web\n"), withMap("maps/hosts.map", "a be_web\n")} {
-		if res := b.applyFiles(t, want); i > 0 && res.How != HowReload {
-			t.Fatalf("%d: got %+v, want a reload", i, res)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		withMap := func(name, content string) render.Files {
+			text := strings.Replace(b.text("", "s1 "+one), "global\n", "global\n    default-path config\n", 1)
+			text = strings.Replace(text, "default_backend be_web", "use_backend %[req.hdr(host),lower,map("+name+",be_web)]", 1)
+			return append(files(text), render.File{Name: name, Blocks: []render.Block{render.NewBlock("", content)}})
 		}
-		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-		b.accepted(t)
-	}
-	if _, err := os.Stat(filepath.Join(filepath.Dir(b.cfg.Path), "hosts.map")); err == nil {
-		t.Error("a file that is not named any more is still there")
-	}
-	now, next := withMap("maps/hosts.map", "a be_web\n"), withMap("other.map", "b be_web\n")
-	c, err := b.driver.store.stage(next)
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole := c.files
-	for _, part := range []render.Files{whole[1:], whole[:1]} {
-		c.files = part
-		if err := c.swap(); err != nil {
+		for i, want := range []render.Files{withMap("hosts.map", ""), withMap("hosts.map", "a be_web\n"), withMap("maps/hosts.map", "a be_web\n")} {
+			if res := b.applyFiles(t, want); i > 0 && res.How != HowReload {
+				t.Fatalf("%d: got %+v, want a reload", i, res)
+			}
+			haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+			b.accepted(t)
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(b.cfg.Path), "hosts.map")); err == nil {
+			t.Error("a file that is not named any more is still there")
+		}
+		now, next := withMap("maps/hosts.map", "a be_web\n"), withMap("other.map", "b be_web\n")
+		c, err := b.driver.store.stage(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := c.files
+		for _, part := range []render.Files{whole[1:], whole[:1]} {
+			c.files = part
+			if err := c.swap(); err != nil {
+				t.Fatal(err)
+			}
+			b.accepted(t)
+		}
+		if err := b.driver.store.prune(now, next); err != nil {
 			t.Fatal(err)
 		}
 		b.accepted(t)
-	}
-	if err := b.driver.store.prune(now, next); err != nil {
-		t.Fatal(err)
-	}
-	b.accepted(t)
-	for _, bad := range []string{"../x", "/etc/x", ".hidden", "haproxy.cfg", appliedName, "a/../b"} {
-		if err := b.driver.store.valid(render.Files{{}, {Name: bad}}); err == nil {
-			t.Errorf("the file name %q is allowed", bad)
+		for _, bad := range []string{"../x", "/etc/x", ".hidden", "haproxy.cfg", appliedName, "a/../b"} {
+			if err := b.driver.store.valid(render.Files{{}, {Name: bad}}); err == nil {
+				t.Errorf("the file name %q is allowed", bad)
+			}
 		}
-	}
+	})
 }
 
 // applyUntilKilled is the helper process that alternates between the texts in its directory.
-func applyUntilKilled(dir string) int {
-	cfg := Config{
-		Path: filepath.Join(dir, "haproxy.cfg"), MasterSocket: filepath.Join(dir, "m.sock"),
-		RuntimeSocket: filepath.Join(dir, "r.sock"), SameNetwork: true,
-	}
+func applyUntilKilled(cfg Config) error {
+	cfg.SameNetwork = true
+	dir := filepath.Dir(cfg.Path)
 	d, err := NewDriver(cfg)
 	if err != nil {
-		return 1
+		return err
 	}
 	in := make(chan render.Files)
 	go d.Run(context.Background(), in)
 	for i := 0; ; i++ {
 		text, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("text%d", i%3)))
 		if err != nil {
-			return 1
+			return err
 		}
 		if _, err := d.Apply(context.Background(), files(string(text))); err == nil {
 			os.WriteFile(filepath.Join(dir, "applied-one"), nil, 0o600)
@@ -248,75 +255,75 @@ func applyUntilKilled(dir string) int {
 // TestKilledAtAnyInstruction: an agent that is killed at any time leaves a file that HAProxy accepts,
 // and the next agent brings running and wanted together (P6, F8).
 func TestKilledAtAnyInstruction(t *testing.T) {
-	b := external(t)
-	b.start(t)
-	one := haproxytest.Server(t, "one")
-	texts := []string{
-		b.text("", "s1 "+one), b.text("", "s1 "+one, "s2 "+one), b.text("    timeout http-request 9s\n", "s1 "+one, "s3 "+one+" weight 3"),
-	}
-	dir := filepath.Dir(b.cfg.Path)
-	for i, text := range texts {
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("text%d", i)), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		one := haproxytest.Server(t, "one")
+		texts := []string{
+			b.text("", "s1 "+one), b.text("", "s1 "+one, "s2 "+one), b.text("    timeout http-request 9s\n", "s1 "+one, "s3 "+one+" weight 3"),
 		}
-	}
-	for round := range 6 {
-		os.Remove(filepath.Join(dir, "applied-one"))
-		agent := exec.Command(os.Args[0])
-		agent.Env = append(os.Environ(), "SIDEKICK_TEST_HELPER=apply:"+dir)
-		if err := agent.Start(); err != nil {
-			t.Fatal(err)
+		dir := filepath.Dir(b.cfg.Path)
+		for i, text := range texts {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("text%d", i)), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-		haproxytest.Until(t, "the agent to work", func() bool {
-			_, err := os.Stat(filepath.Join(dir, "applied-one"))
-			return err == nil
+		for round := range 6 {
+			os.Remove(filepath.Join(dir, "applied-one"))
+			agent := helper(t, "apply", b.cfg, nil)
+			haproxytest.Until(t, "the agent to work", func() bool {
+				_, err := os.Stat(filepath.Join(dir, "applied-one"))
+				return err == nil
+			})
+			<-time.After(time.Duration(round*37) * time.Millisecond) // another instruction each time
+			agent.Process.Kill()
+			agent.Wait()
+			b.accepted(t)
+		}
+		b.run(t)
+		b.apply(t, texts[0])
+		b.inStep(t, texts[0])
+		haproxytest.Until(t, "the file to follow", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == texts[0]
 		})
-		<-time.After(time.Duration(round*37) * time.Millisecond) // another instruction each time
-		agent.Process.Kill()
-		agent.Wait()
-		b.accepted(t)
-	}
-	b.run(t)
-	b.apply(t, texts[0])
-	b.inStep(t, texts[0])
-	haproxytest.Until(t, "the file to follow", func() bool {
-		got, err := os.ReadFile(b.cfg.Path)
-		return err == nil && string(got) == texts[0]
 	})
 }
 
 // TestAnySequenceConverges: after any sequence of texts, good and bad, and of killed processes, what
 // runs is what was wanted last (P6, F5, F6).
 func TestAnySequenceConverges(t *testing.T) {
-	b := managed(t)
-	one := haproxytest.Server(t, "one")
-	b.apply(t, b.text("", "s1 "+one))
-	random := func(t *rapid.T) string {
-		var servers []string
-		for i := range 4 {
-			line := fmt.Sprintf("s%d %s", i, one)
-			if rapid.Bool().Draw(t, "there") {
-				servers = append(servers, line+rapid.SampledFrom([]string{"", " weight 7", " disabled", " weight 0"}).Draw(t, "words"))
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one))
+		random := func(t *rapid.T) string {
+			var servers []string
+			for i := range 4 {
+				line := fmt.Sprintf("s%d %s", i, one)
+				if rapid.Bool().Draw(t, "there") {
+					servers = append(servers, line+rapid.SampledFrom([]string{"", " weight 7", " disabled", " weight 0"}).Draw(t, "words"))
+				}
+			}
+			extra := rapid.SampledFrom([]string{"", "", "    timeout http-request 9s\n", "    nonsense\n"}).Draw(t, "extra")
+			return b.text(extra, servers...)
+		}
+		gen := rapid.Custom(random)
+		for i := range 40 {
+			b.send(t, gen.Example(i))
+			if i%20 == 19 {
+				if p, err := b.driver.master.processes(t.Context()); err == nil && p.current() != 0 {
+					syscall.Kill(p.current(), syscall.SIGKILL)
+				}
 			}
 		}
-		extra := rapid.SampledFrom([]string{"", "", "    timeout http-request 9s\n", "    nonsense\n"}).Draw(t, "extra")
-		return b.text(extra, servers...)
-	}
-	gen := rapid.Custom(random)
-	for i := range 40 {
-		b.send(t, gen.Example(i))
-		if i%20 == 19 {
-			if p, err := b.driver.master.processes(t.Context()); err == nil && p.current() != 0 {
-				syscall.Kill(p.current(), syscall.SIGKILL)
-			}
-		}
-	}
-	last := b.text("", "s1 "+one+" weight 9", "s2 "+one+" disabled")
-	b.send(t, last)
-	haproxytest.Until(t, "running and the file to be the last text", func() bool {
-		got, err := os.ReadFile(b.cfg.Path)
-		return err == nil && string(got) == last && b.driver.State().Status == "in step"
+		last := b.text("", "s1 "+one+" weight 9", "s2 "+one+" disabled")
+		b.send(t, last)
+		haproxytest.Until(t, "running and the file to be the last text", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == last && b.driver.State().Status == "in step"
+		})
+		b.inStep(t, last)
+		b.accepted(t)
 	})
-	b.inStep(t, last)
-	b.accepted(t)
 }

@@ -135,10 +135,14 @@ type silence struct {
 
 // Error has HAProxy's own words, if it said any before it ended.
 func (s *silence) Error() string {
-	if s.ended != nil {
+	switch {
+	case s.ended != nil:
 		return fmt.Sprintf("haproxy does not answer: %v: %v", s.cause, s.ended)
+	case errors.Is(s.cause, syscall.EACCES):
+		return fmt.Sprintf("haproxy's socket is closed to this user (%v): start haproxy anew with \"mode %s\" in the socket's line and a group that both are in", s.cause, socketMode)
+	default:
+		return fmt.Sprintf("haproxy does not answer: %v", s.cause)
 	}
-	return fmt.Sprintf("haproxy does not answer: %v", s.cause)
 }
 
 func (s *silence) Unwrap() error { return s.cause }

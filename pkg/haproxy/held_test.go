@@ -92,133 +92,141 @@ func takeover(addr string) (net.Listener, bool) {
 // TestPortOfTheFileIsTaken: a managed HAProxy whose file on disk asks for a port that another program
 // has comes up with what is wanted once that does without it; the cause is told in HAProxy's words.
 func TestPortOfTheFileIsTaken(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.33:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	cfg := configFor(t)
-	cfg.Managed = true
-	b := &bench{cfg: cfg, addr: haproxytest.Address(t, "127.0.0.34")}
-	seen := b.reported()
-	one := "s1 " + haproxytest.Server(t, "one")
-	bad := b.text("    bind "+taken.Addr().String()+"\n", one)
-	if err := os.WriteFile(cfg.Path, []byte(strings.Replace(bad, "    default_backend be_web\n    bind", "    bind", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.run(t)
-	b.send(t, bad)
-	haproxytest.Until(t, "haproxy's words", seen.since(0, "cannot bind socket"))
-	haproxytest.Until(t, "the port not to be held", not(b.holds(t, taken.Addr().String())))
-	haproxytest.Until(t, "the wanted text to be refused", seen.since(0, "is taken by another program"))
-	b.send(t, b.text("", one))
-	haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-	b.untilInStep(t)
-	if !seen.well() || !b.holds(t, b.addr)() {
-		t.Errorf("in step: reported %v, held %v", seen.all, b.driver.Held())
-	}
+	haproxytest.Each(t, func(t haproxytest.T) {
+		taken, err := net.Listen("tcp", "127.0.0.33:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		cfg := configFor(t, t.Bin)
+		cfg.Managed = true
+		b := &bench{cfg: cfg, addr: haproxytest.Address(t, "127.0.0.34")}
+		seen := b.reported()
+		one := "s1 " + haproxytest.Server(t, "one")
+		bad := b.text("    bind "+taken.Addr().String()+"\n", one)
+		if err := os.WriteFile(cfg.Path, []byte(strings.Replace(bad, "    default_backend be_web\n    bind", "    bind", 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.run(t)
+		b.send(t, bad)
+		haproxytest.Until(t, "haproxy's words", seen.since(0, "cannot bind socket"))
+		haproxytest.Until(t, "the port not to be held", not(b.holds(t, taken.Addr().String())))
+		haproxytest.Until(t, "the wanted text to be refused", seen.since(0, "is taken by another program"))
+		b.send(t, b.text("", one))
+		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		b.untilInStep(t)
+		if !seen.well() || !b.holds(t, b.addr)() {
+			t.Errorf("in step: reported %v, held %v", seen.all, b.driver.Held())
+		}
+	})
 }
 
 // TestPortIsTakenAtACrash: the same after a crash of a HAProxy that held the port.
 func TestPortIsTakenAtACrash(t *testing.T) {
-	b := &bench{cfg: configFor(t), addr: haproxytest.Address(t, "127.0.0.35")}
-	b.cfg.Managed = true
-	seen := b.reported()
-	b.run(t)
-	one := "s1 " + haproxytest.Server(t, "one")
-	b.send(t, b.text("", one))
-	b.untilInStep(t)
-	if !b.holds(t, b.addr)() {
-		t.Errorf("held: %v, want the port of %s", b.driver.Held(), b.addr)
-	}
-	before := seen.count()
-	var other net.Listener
-	haproxytest.Until(t, "another program to have the port", func() bool {
-		if p, err := b.driver.master.processes(t.Context()); err == nil {
-			syscall.Kill(p.master, syscall.SIGKILL)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.35")}
+		b.cfg.Managed = true
+		seen := b.reported()
+		b.run(t)
+		one := "s1 " + haproxytest.Server(t, "one")
+		b.send(t, b.text("", one))
+		b.untilInStep(t)
+		if !b.holds(t, b.addr)() {
+			t.Errorf("held: %v, want the port of %s", b.driver.Held(), b.addr)
 		}
-		l, ok := takeover(b.addr)
-		other = l
-		return ok
+		before := seen.count()
+		var other net.Listener
+		haproxytest.Until(t, "another program to have the port", func() bool {
+			if p, err := b.driver.master.processes(t.Context()); err == nil {
+				syscall.Kill(p.master, syscall.SIGKILL)
+			}
+			l, ok := takeover(b.addr)
+			other = l
+			return ok
+		})
+		defer other.Close()
+		haproxytest.Until(t, "haproxy's words", seen.since(before, "cannot bind socket"))
+		haproxytest.Until(t, "the port not to be held", not(b.holds(t, b.addr)))
+		elsewhere := *b
+		elsewhere.addr = haproxytest.Address(t, "127.0.0.35")
+		elsewhere.send(t, elsewhere.text("", one))
+		haproxytest.Until(t, "one to answer", answers(elsewhere.addr, "one"))
+		b.untilInStep(t)
+		b.accepted(t)
 	})
-	defer other.Close()
-	haproxytest.Until(t, "haproxy's words", seen.since(before, "cannot bind socket"))
-	haproxytest.Until(t, "the port not to be held", not(b.holds(t, b.addr)))
-	elsewhere := *b
-	elsewhere.addr = haproxytest.Address(t, "127.0.0.35")
-	elsewhere.send(t, elsewhere.text("", one))
-	haproxytest.Until(t, "one to answer", answers(elsewhere.addr, "one"))
-	b.untilInStep(t)
-	b.accepted(t)
 }
 
 // TestPortIsTakenWhileExternalIsDown: an external HAProxy that cannot start any more because its port
 // is taken starts with the next wanted text that does without.
 func TestPortIsTakenWhileExternalIsDown(t *testing.T) {
-	b := external(t)
-	seen := b.reported()
-	kill := b.start(t)
-	b.run(t)
-	one := "s1 " + haproxytest.Server(t, "one")
-	b.send(t, b.text("", one))
-	haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-	b.untilInStep(t)
-	before := seen.count()
-	kill()
-	var other net.Listener
-	haproxytest.Until(t, "another program to have the port", func() bool {
-		l, ok := takeover(b.addr)
-		other = l
-		return ok
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		seen := b.reported()
+		kill := b.start(t)
+		b.run(t)
+		one := "s1 " + haproxytest.Server(t, "one")
+		b.send(t, b.text("", one))
+		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		b.untilInStep(t)
+		before := seen.count()
+		kill()
+		var other net.Listener
+		haproxytest.Until(t, "another program to have the port", func() bool {
+			l, ok := takeover(b.addr)
+			other = l
+			return ok
+		})
+		defer other.Close()
+		haproxytest.Until(t, "the cause to be told", seen.since(before, "is taken by another program"))
+		if b.holds(t, b.addr)() {
+			t.Errorf("held: %v, want none of a haproxy that is gone", b.driver.Held())
+		}
+		elsewhere := *b
+		elsewhere.addr = haproxytest.Address(t, "127.0.0.22")
+		want := elsewhere.text("", one)
+		elsewhere.send(t, want)
+		haproxytest.Until(t, "the wanted text to be on disk", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == want
+		})
+		elsewhere.accepted(t)
+		elsewhere.start(t)
+		haproxytest.Until(t, "one to answer", answers(elsewhere.addr, "one"))
+		b.untilInStep(t)
+		haproxytest.Until(t, "the success to be told", seen.well)
 	})
-	defer other.Close()
-	haproxytest.Until(t, "the cause to be told", seen.since(before, "is taken by another program"))
-	if b.holds(t, b.addr)() {
-		t.Errorf("held: %v, want none of a haproxy that is gone", b.driver.Held())
-	}
-	elsewhere := *b
-	elsewhere.addr = haproxytest.Address(t, "127.0.0.22")
-	want := elsewhere.text("", one)
-	elsewhere.send(t, want)
-	haproxytest.Until(t, "the wanted text to be on disk", func() bool {
-		got, err := os.ReadFile(b.cfg.Path)
-		return err == nil && string(got) == want
-	})
-	elsewhere.accepted(t)
-	elsewhere.start(t)
-	haproxytest.Until(t, "one to answer", answers(elsewhere.addr, "one"))
-	b.untilInStep(t)
-	haproxytest.Until(t, "the success to be told", seen.well)
 }
 
 // TestCrashingTextIsReplaced: a managed HAProxy that crashes again and again with what is on disk is
 // started with the next wanted text, after a while; each crash is told.
 func TestCrashingTextIsReplaced(t *testing.T) {
-	b := &bench{cfg: configFor(t), addr: haproxytest.Address(t, "127.0.0.37")}
-	b.cfg.Managed = true
-	bin := filepath.Join(t.TempDir(), "haproxy")
-	script := "#!/bin/sh\ncase \"$*\" in -W*) grep -q crashes " + b.cfg.Path + " && exit 139;; esac\nexec " + b.cfg.Bin + " \"$@\"\n"
-	if err := os.WriteFile(bin, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	b.cfg.Bin = bin
-	one := "s1 " + haproxytest.Server(t, "one")
-	if err := os.WriteFile(b.cfg.Path, []byte("# crashes\n"+b.text("", one)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	seen := b.reported()
-	b.run(t)
-	b.send(t, b.text("", one, "s2 127.0.0.1:9 disabled"))
-	haproxytest.Until(t, "the crash to be told", seen.since(0, "exit status 139"))
-	haproxytest.Until(t, "the attempts to tell it", seen.since(0, "haproxy does not answer"))
-	haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-	b.untilInStep(t)
-	b.accepted(t)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.37")}
+		b.cfg.Managed = true
+		bin := filepath.Join(t.TempDir(), "haproxy")
+		script := "#!/bin/sh\ncase \"$*\" in -W*) grep -q crashes " + b.cfg.Path + " && exit 139;; esac\nexec " + b.cfg.Bin + " \"$@\"\n"
+		if err := os.WriteFile(bin, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		b.cfg.Bin = bin
+		one := "s1 " + haproxytest.Server(t, "one")
+		if err := os.WriteFile(b.cfg.Path, []byte("# crashes\n"+b.text("", one)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		seen := b.reported()
+		b.run(t)
+		b.send(t, b.text("", one, "s2 127.0.0.1:9 disabled"))
+		haproxytest.Until(t, "the crash to be told", seen.since(0, "exit status 139"))
+		haproxytest.Until(t, "the attempts to tell it", seen.since(0, "haproxy does not answer"))
+		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		b.untilInStep(t)
+		b.accepted(t)
+	})
 }
 
 // TestHeldOfASilentHAProxy: it may be starting with the file on disk, for a short while.
 func TestHeldOfASilentHAProxy(t *testing.T) {
-	cfg := configFor(t)
+	cfg := configFor(t, "haproxy")
 	b := &bench{cfg: cfg, addr: "127.0.0.36:8000-8003"}
 	seen := b.reported()
 	d, err := NewDriver(b.cfg)
@@ -319,7 +327,7 @@ func TestTidy(t *testing.T) {
 
 // TestSetAsideLeavesAFile: at no time there is no configuration (P6).
 func TestSetAsideLeavesAFile(t *testing.T) {
-	cfg := configFor(t)
+	cfg := configFor(t, "haproxy")
 	if err := writeMinimal(cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -37,51 +37,68 @@ func slowServer(tb testing.TB) (addr string, l latch) {
 	return s.Listener.Addr().String(), l
 }
 
-// runHelper is what this test's program does when it is started as a process of its own.
+// helper is an agent as a process of its own: this test's program, started anew to do one thing with
+// the HAProxy of cfg, as another user perhaps.
+func helper(tb testing.TB, does string, cfg Config, as *syscall.SysProcAttr) *exec.Cmd {
+	tb.Helper()
+	agent := exec.Command("/proc/self/exe") // also where the other user may not look
+	agent.SysProcAttr = as
+	agent.Env = append(os.Environ(), "SIDEKICK_TEST_HELPER="+strings.Join([]string{does, cfg.Bin, filepath.Dir(cfg.Path)}, ":"))
+	agent.Stderr = os.Stderr
+	if err := agent.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	return agent
+}
+
+// runHelper is what that process does.
 func runHelper(helper string) int {
-	if dir, ok := strings.CutPrefix(helper, "apply:"); ok {
-		return applyUntilKilled(dir)
+	words := strings.SplitN(helper, ":", 3)
+	cfg := configIn(words[2], words[1])
+	var err error
+	switch words[0] {
+	case "apply":
+		err = applyUntilKilled(cfg)
+	case "apply each":
+		err = applyEach(cfg)
+	case "haproxy":
+		err = becomeHAProxy(cfg)
+	default:
+		err = NewSupervisor(cfg).Run(context.Background())
 	}
-	dir := helper
-	cfg := Config{
-		Path: filepath.Join(dir, "haproxy.cfg"), MasterSocket: filepath.Join(dir, "m.sock"),
-		RuntimeSocket: filepath.Join(dir, "r.sock"),
-	}
-	if err := NewSupervisor(cfg).Run(context.Background()); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	return 1
+	return 0
 }
 
 // TestKilledAgentTakesHAProxyAlong: master and worker end with an agent that was killed, so that no
 // orphan takes a share of the traffic.
 func TestKilledAgentTakesHAProxyAlong(t *testing.T) {
-	cfg := configFor(t)
-	agent := exec.Command(os.Args[0])
-	agent.Env = append(os.Environ(), "SIDEKICK_TEST_HELPER="+filepath.Dir(cfg.Path))
-	agent.Stderr = os.Stderr
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var p processes
-	haproxytest.Until(t, "haproxy to run", func() bool {
-		var err error
-		p, err = masterCLI{cfg.MasterSocket}.processes(t.Context())
-		return err == nil && p.current() != 0
+	haproxytest.Each(t, func(t haproxytest.T) {
+		cfg := configFor(t, t.Bin)
+		agent := helper(t, "supervise", cfg, nil)
+		var p processes
+		haproxytest.Until(t, "haproxy to run", func() bool {
+			var err error
+			p, err = masterCLI{cfg.MasterSocket}.processes(t.Context())
+			return err == nil && p.current() != 0
+		})
+		// A second one refuses while the first lives.
+		ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
+		defer cancel()
+		if err := NewSupervisor(cfg).Run(ctx); err == nil || ctx.Err() != nil {
+			t.Errorf("a second supervisor on the same socket: got %v, want a refusal", err)
+		}
+		if err := agent.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		agent.Wait()
+		for _, pid := range []int{p.master, p.current()} {
+			haproxytest.Until(t, fmt.Sprintf("process %d to end", pid), func() bool { return !alive(pid) })
+		}
 	})
-	// A second one refuses while the first lives.
-	ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
-	defer cancel()
-	if err := NewSupervisor(cfg).Run(ctx); err == nil || ctx.Err() != nil {
-		t.Errorf("a second supervisor on the same socket: got %v, want a refusal", err)
-	}
-	if err := agent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	agent.Wait()
-	for _, pid := range []int{p.master, p.current()} {
-		haproxytest.Until(t, fmt.Sprintf("process %d to end", pid), func() bool { return !alive(pid) })
-	}
 }
 
 // alive tells whether a process runs; one that waits to be buried does not.

@@ -26,7 +26,7 @@ func Check(ctx context.Context, bin, runtimeSocket string, files render.Files) e
 	if err := candidate.check(ctx, bin); err != nil {
 		return err
 	}
-	return drivable(files, runtimeSocket)
+	return drivable(files, runtimeSocket, false)
 }
 
 // Bound lists the ports of the literal TCP addresses that a configuration listens on.
@@ -38,11 +38,6 @@ func Bound(configuration string) []uint16 {
 	return ports
 }
 
-// Vacant returns an error if a HAProxy answers at the sockets of c: a second one would share its
-// ports, and nobody would notice.
-func Vacant(ctx context.Context, c Config) error {
-	if NewSupervisor(c).answered(ctx) {
-		return fmt.Errorf("another haproxy answers at %s: stop it first, or give this one its own sockets and configuration", c.MasterSocket)
-	}
-	return nil
-}
+// Answers tells whether a HAProxy answers at the master's socket of c. A second one beside it would
+// share its ports, and nobody would notice.
+func Answers(ctx context.Context, c Config) bool { return NewSupervisor(c).answered(ctx) }

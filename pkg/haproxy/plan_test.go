@@ -259,6 +259,9 @@ backend be_a from d
     server s2 10.0.0.2:80 weight 100
 `
 
+// pools is what every server that is added at run time is told besides its own words.
+const pools = " pool-max-conn -1 pool-purge-delay 5s"
+
 func TestPlan(t *testing.T) {
 	line := "    server s2 10.0.0.2:80 weight 100\n"
 	tests := map[string]struct {
@@ -266,17 +269,19 @@ func TestPlan(t *testing.T) {
 		also     [2]string
 		cmds     []string
 		reload   string
+		can      Capabilities
 	}{
 		"weight":                    {old: line, new: "    server s2 10.0.0.2:80 weight 7\n", cmds: []string{"set server be_a/s2 weight 7"}},
 		"out":                       {old: line, new: "    server s2 10.0.0.2:80 weight 100 disabled\n", cmds: []string{"set server be_a/s2 state maint"}},
 		"gone":                      {old: line, cmds: []string{"set server be_a/s2 state maint", "del server be_a/s2"}},
-		"new":                       {old: line, new: line + "    server s3 [::1]:80 check inter 1s\n", cmds: []string{"add server be_a/s3 [::1]:80 check inter 1s weight 1", "enable health be_a/s3", "set server be_a/s3 state ready"}},
-		"new and out":               {old: line, new: line + "    server s3 10.0.0.3:80 disabled\n", cmds: []string{"add server be_a/s3 10.0.0.3:80 weight 1"}},
-		"add comes before remove":   {old: line, new: "    server s3 10.0.0.3:80\n", cmds: []string{"add server be_a/s3 10.0.0.3:80 weight 1", "set server be_a/s3 state ready", "set server be_a/s2 state maint", "del server be_a/s2"}},
+		"new":                       {old: line, new: line + "    server s3 [::1]:80 check inter 1s\n", cmds: []string{"add server be_a/s3 [::1]:80 check inter 1s weight 1" + pools, "enable health be_a/s3", "set server be_a/s3 state ready"}},
+		"new and out":               {old: line, new: line + "    server s3 10.0.0.3:80 disabled\n", cmds: []string{"add server be_a/s3 10.0.0.3:80 weight 1" + pools}},
+		"add comes before remove":   {old: line, new: "    server s3 10.0.0.3:80\n", cmds: []string{"add server be_a/s3 10.0.0.3:80 weight 1" + pools, "set server be_a/s3 state ready", "set server be_a/s2 state maint", "del server be_a/s2"}},
 		"order of servers":          {old: "    server s1 10.0.0.1:80 weight 100\n" + line, new: line + "    server s1 10.0.0.1:80 weight 100\n"},
 		"address":                   {old: line, new: "    server s2 10.0.0.9:80 weight 100\n", reload: "its address differs"},
 		"words":                     {old: line, new: "    server s2 10.0.0.2:80 weight 100 check\n", reload: "its words differ"},
-		"cookie on 2.6":             {old: line, new: line + "    server s3 10.0.0.3:80 cookie c3\n", reload: `"cookie"`},
+		"cookie that is not taken":  {old: line, new: line + "    server s3 10.0.0.3:80 cookie c3\n", reload: `"cookie"`},
+		"cookie":                    {old: line, new: line + "    server s3 10.0.0.3:80 cookie c3\n", can: Capabilities{Cookie: true}, cmds: []string{"add server be_a/s3 10.0.0.3:80 cookie c3 weight 1" + pools, "set server be_a/s3 state ready"}},
 		"unknown word":              {old: line, new: line + "    server s3 10.0.0.3:80 track be_a/s1\n", reload: `the word "track"`},
 		"name of a host":            {old: line, new: line + "    server s3 host:80\n", reload: `"host:80"`},
 		"statement smuggled in":     {old: line, new: line + "    server s3 10.0.0.3:80 check sni 'x;y'\n", reload: "argument"},
@@ -291,7 +296,7 @@ func TestPlan(t *testing.T) {
 		"hash that is consistent":   {old: line, also: [2]string{"balance roundrobin", "balance source\n    hash-type consistent"}, cmds: []string{"set server be_a/s2 state maint", "del server be_a/s2"}},
 		"balance from defaults":     {old: line, also: [2]string{"    mode http\n", "    mode http\n    balance static-rr\n"}, cmds: []string{"set server be_a/s2 state maint", "del server be_a/s2"}},
 		"use-server":                {old: line, also: [2]string{"    balance", "    use-server s1 if TRUE\n    balance"}, reload: "use-server"},
-		"default-server":            {old: line, new: line + "    server s3 10.0.0.3:80 inter 2s\n", also: [2]string{"    mode http\n", "    mode http\n    default-server check inter 5s weight 9\n"}, cmds: []string{"add server be_a/s3 10.0.0.3:80 check inter 2s weight 9", "enable health be_a/s3", "set server be_a/s3 state ready"}},
+		"default-server":            {old: line, new: line + "    server s3 10.0.0.3:80 inter 2s\n", also: [2]string{"    mode http\n", "    mode http\n    default-server check inter 5s weight 9\n"}, cmds: []string{"add server be_a/s3 10.0.0.3:80 check inter 2s weight 9" + pools, "enable health be_a/s3", "set server be_a/s3 state ready"}},
 		"conditions":                {old: line, also: [2]string{"global\n", ".if version_atleast(2.4)\n.endif\nglobal\n"}, reload: "conditions"},
 		"default-server is unknown": {old: line, new: line + "    server s3 10.0.0.3:80\n", also: [2]string{"    mode http\n", "    mode http\n    default-server resolvers dns\n"}, reload: `"resolvers"`},
 	}
@@ -303,10 +308,10 @@ func TestPlan(t *testing.T) {
 			}
 			after := strings.Replace(before, tt.old, tt.new, 1)
 			for _, cut := range []func(string) render.Files{files, sectionBlocks} {
-				cmds, reason := Plan(cut(before), cut(after), Capabilities{})
+				cmds, reason := Plan(cut(before), cut(after), tt.can)
 				var got []string
 				for _, c := range cmds {
-					got = append(got, c.lines(Capabilities{})...)
+					got = append(got, c.lines()...)
 				}
 				if diff := cmp.Diff(tt.cmds, got); diff != "" {
 					t.Errorf("commands (-want +got):\n%s", diff)
@@ -362,9 +367,9 @@ func FuzzPlan(f *testing.F) {
 		if cmds, reason := Plan(files(a), files(a), Capabilities{}); len(cmds) > 0 || reason.needed() {
 			t.Fatalf("equal texts: got %v, %v", cmds, reason)
 		}
-		cmds, _ := Plan(files(a), files(b), Capabilities{PoolWords: true})
+		cmds, _ := Plan(files(a), files(b), Capabilities{Cookie: true})
 		for _, c := range cmds {
-			for _, l := range c.lines(Capabilities{PoolWords: true}) {
+			for _, l := range c.lines() {
 				if strings.ContainsAny(l, ";\n\r\"'\\#<") {
 					t.Fatalf("the command %q", l)
 				}

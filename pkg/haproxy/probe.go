@@ -142,19 +142,3 @@ func (held addresses) overlap(a netip.AddrPort) bool {
 		return h == a.Addr() || h.IsUnspecified() || a.Addr().IsUnspecified()
 	})
 }
-
-// opensSocket tells whether a configuration opens the socket by which the driver finds the worker.
-// Without it a reload could be neither confirmed nor followed by another change.
-func opensSocket(files render.Files, path string) bool {
-	for _, s := range parse(files[0].Text()) {
-		for _, l := range s.lines {
-			if s.kind != "global" || word(l, 0) != "stats" || word(l, 1) != "socket" {
-				continue
-			}
-			if !l.plain || strings.TrimPrefix(word(l, 2), "unix@") == path {
-				return true
-			}
-		}
-	}
-	return false
-}

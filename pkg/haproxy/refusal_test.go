@@ -74,52 +74,54 @@ func TestRefusalsHoldForAStructure(t *testing.T) {
 // TestFailedLoadIsNotRepeated: a text that HAProxy cannot load stops all listeners for seconds, so it
 // is not loaded again for each change of its servers, which are put in force meanwhile (P7, P8).
 func TestFailedLoadIsNotRepeated(t *testing.T) {
-	b := managed(t)
-	one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
-	b.apply(t, b.text("", "s1 "+one))
-	taken, err := net.Listen("tcp", "127.0.0.14:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	b.driver.cfg.Managed = false // no probe
-	extra := "    bind " + taken.Addr().String() + "\n"
-	bad := func(servers ...string) string {
-		return strings.Replace(b.text("", servers...), "    default_backend", extra+"    default_backend", 1)
-	}
-	if err := b.driver.acquire(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	b.driver.diskTime = now.Add(-time.Hour)
-	b.driver.release()
-	if _, err := b.driver.Apply(t.Context(), files(bad("s1 "+one))); asRefused(err) == nil || asRefused(err).Stage != StageReload {
-		t.Fatalf("got %v, want a refusal at the reload", err)
-	}
-	if _, certain := b.driver.believed(Worker{Pid: 1, Start: now.Add(-time.Minute).Unix()}); certain {
-		t.Error("a worker from before the former files were put back is believed to run them")
-	}
-	if b.holds(t, taken.Addr().String())() || !b.holds(t, b.addr)() {
-		t.Errorf("held: %v, want what the former text binds", b.driver.Held())
-	}
-	before, err := b.driver.master.processes(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 5 {
-		server := fmt.Sprintf("t%d %s", i, two)
-		if _, err := b.driver.Apply(t.Context(), files(bad(server))); asRefused(err) == nil || asRefused(err).Stage != StageReload {
-			t.Errorf("other servers: got %v, want the refusal again", err)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		b.apply(t, b.text("", "s1 "+one))
+		taken, err := net.Listen("tcp", "127.0.0.14:0")
+		if err != nil {
+			t.Fatal(err)
 		}
-		b.inStep(t, b.text("", server))
-	}
-	if got, err := haproxytest.Get(b.addr); got != "two" {
-		t.Errorf("got %q, %v, want two", got, err)
-	}
-	after, err := b.driver.master.processes(t.Context())
-	if err != nil || after.reloads != before.reloads {
-		t.Errorf("reloads: %d, %v, want %d as before", after.reloads, err, before.reloads)
-	}
+		defer taken.Close()
+		b.driver.cfg.Managed = false // no probe
+		extra := "    bind " + taken.Addr().String() + "\n"
+		bad := func(servers ...string) string {
+			return strings.Replace(b.text("", servers...), "    default_backend", extra+"    default_backend", 1)
+		}
+		if err := b.driver.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		b.driver.diskTime = now.Add(-time.Hour)
+		b.driver.release()
+		if _, err := b.driver.Apply(t.Context(), files(bad("s1 "+one))); asRefused(err) == nil || asRefused(err).Stage != StageReload {
+			t.Fatalf("got %v, want a refusal at the reload", err)
+		}
+		if _, certain := b.driver.believed(Worker{Pid: 1, Start: now.Add(-time.Minute).Unix()}); certain {
+			t.Error("a worker from before the former files were put back is believed to run them")
+		}
+		if b.holds(t, taken.Addr().String())() || !b.holds(t, b.addr)() {
+			t.Errorf("held: %v, want what the former text binds", b.driver.Held())
+		}
+		before, err := b.driver.master.processes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			server := fmt.Sprintf("t%d %s", i, two)
+			if _, err := b.driver.Apply(t.Context(), files(bad(server))); asRefused(err) == nil || asRefused(err).Stage != StageReload {
+				t.Errorf("other servers: got %v, want the refusal again", err)
+			}
+			b.inStep(t, b.text("", server))
+		}
+		if got, err := haproxytest.Get(b.addr); got != "two" {
+			t.Errorf("got %q, %v, want two", got, err)
+		}
+		after, err := b.driver.master.processes(t.Context())
+		if err != nil || after.reloads != before.reloads {
+			t.Errorf("reloads: %d, %v, want %d as before", after.reloads, err, before.reloads)
+		}
+	})
 }
 
 // checker is a stand-in for HAProxy's program that counts the checks of texts with "nonsense", and
@@ -151,86 +153,92 @@ func checker(tb testing.TB, b *bench) (checks func() int, fail string) {
 // TestRefusedTextIsNotCheckedForEachServer: while HAProxy's check refuses a text, changes of servers
 // are made at once and cost no check each (P7).
 func TestRefusedTextIsNotCheckedForEachServer(t *testing.T) {
-	b := &bench{cfg: configFor(t), addr: haproxytest.Address(t, "127.0.0.15")}
-	b.cfg.Managed = true
-	checks, _ := checker(t, b)
-	b.run(t)
-	one := haproxytest.Server(t, "one")
-	b.apply(t, b.text("", "s1 "+one))
-	began := time.Now()
-	for i := range 50 {
-		server := fmt.Sprintf("s1 %s weight %d", one, i+2)
-		if _, err := b.driver.Apply(t.Context(), files(b.text("    nonsense\n", server))); asRefused(err) == nil {
-			t.Fatalf("got %v, want a refusal", err)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.15")}
+		b.cfg.Managed = true
+		checks, _ := checker(t, b)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one))
+		began := time.Now()
+		for i := range 50 {
+			server := fmt.Sprintf("s1 %s weight %d", one, i+2)
+			if _, err := b.driver.Apply(t.Context(), files(b.text("    nonsense\n", server))); asRefused(err) == nil {
+				t.Fatalf("got %v, want a refusal", err)
+			}
+			live, err := b.driver.api.servers(t.Context())
+			if err != nil || len(live) != 1 || live[0].weight != i+2 {
+				t.Fatalf("%d: running %+v, %v", i, live, err)
+			}
 		}
-		live, err := b.driver.api.servers(t.Context())
-		if err != nil || len(live) != 1 || live[0].weight != i+2 {
-			t.Fatalf("%d: running %+v, %v", i, live, err)
+		if got, most := checks(), 1+int(time.Since(began)/retryServersMin); got < 1 || got > most {
+			t.Errorf("%d checks, want one a second at most: %d", got, most)
 		}
-	}
-	if got, most := checks(), 1+int(time.Since(began)/retryServersMin); got < 1 || got > most {
-		t.Errorf("%d checks, want one a second at most: %d", got, most)
-	}
-	// A mended text does not wait.
-	if res := b.apply(t, b.text("    timeout http-request 9s\n", "s1 "+one)); res.How != HowReload {
-		t.Errorf("mended: got %+v, want a reload", res)
-	}
+		// A mended text does not wait.
+		if res := b.apply(t, b.text("    timeout http-request 9s\n", "s1 "+one)); res.How != HowReload {
+			t.Errorf("mended: got %+v, want a reload", res)
+		}
+	})
 }
 
 // TestFollowRecovers: when the file can follow again, that is told.
 func TestFollowRecovers(t *testing.T) {
-	b := &bench{cfg: configFor(t), addr: haproxytest.Address(t, "127.0.0.16")}
-	b.cfg.Managed = true
-	_, fail := checker(t, b)
-	seen := b.reported()
-	b.run(t)
-	one := haproxytest.Server(t, "one")
-	b.send(t, b.text("", "s1 "+one))
-	b.untilInStep(t)
-	if err := os.WriteFile(fail, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	before := seen.count()
-	b.send(t, b.text("", "s1 "+one+" weight 7"))
-	haproxytest.Until(t, "the failure to be told", seen.since(before, "refuses"))
-	if err := os.Remove(fail); err != nil {
-		t.Fatal(err)
-	}
-	haproxytest.Until(t, "the success to be told", seen.well)
-	haproxytest.Until(t, "the file to follow", func() bool {
-		got, err := os.ReadFile(b.cfg.Path)
-		return err == nil && string(got) == b.text("", "s1 "+one+" weight 7")
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.16")}
+		b.cfg.Managed = true
+		_, fail := checker(t, b)
+		seen := b.reported()
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.send(t, b.text("", "s1 "+one))
+		b.untilInStep(t)
+		if err := os.WriteFile(fail, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := seen.count()
+		b.send(t, b.text("", "s1 "+one+" weight 7"))
+		haproxytest.Until(t, "the failure to be told", seen.since(before, "refuses"))
+		if err := os.Remove(fail); err != nil {
+			t.Fatal(err)
+		}
+		haproxytest.Until(t, "the success to be told", seen.well)
+		haproxytest.Until(t, "the file to follow", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == b.text("", "s1 "+one+" weight 7")
+		})
 	})
 }
 
 // TestRefusedCommandStaysTheReason: a reload because of a refused command keeps its reason while it
 // has to wait, and what runs is not in step meanwhile (P11).
 func TestRefusedCommandStaysTheReason(t *testing.T) {
-	b := &bench{cfg: configFor(t), addr: haproxytest.Address(t, "127.0.0.17")}
-	b.cfg.Managed, b.cfg.ReloadInterval = true, time.Hour
-	b.run(t)
-	one := haproxytest.Server(t, "one")
-	b.apply(t, b.text("", "s1 "+one))
-	if _, err := ask(t.Context(), b.cfg.RuntimeSocket, "add server be_web/s2 127.0.0.1:9"); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 2 {
-		res, wait, err := b.driver.attempt(t.Context(), files(b.text("", "s1 "+one, "s2 "+one)))
-		if err != nil || wait <= 0 || res.Reason.Kind != ReasonRefused || !strings.Contains(res.Reason.Detail, "Already exists") {
-			t.Errorf("attempt %d: got %+v, %s, %v, want a reload that is due for the refused command", i, res, wait, err)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.17")}
+		b.cfg.Managed, b.cfg.ReloadInterval = true, time.Hour
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one))
+		if _, err := ask(t.Context(), b.cfg.RuntimeSocket, "add server be_web/s2 127.0.0.1:9"); err != nil {
+			t.Fatal(err)
 		}
-		if state := b.driver.State(); state.Differences < 1 || !strings.HasPrefix(state.Status, "a reload is due") {
-			t.Errorf("attempt %d: got %+v, want it not in step", i, state)
+		for i := range 2 {
+			res, wait, err := b.driver.attempt(t.Context(), files(b.text("", "s1 "+one, "s2 "+one)))
+			if err != nil || wait <= 0 || res.Reason.Kind != ReasonRefused || !strings.Contains(res.Reason.Detail, "Already exists") {
+				t.Errorf("attempt %d: got %+v, %s, %v, want a reload that is due for the refused command", i, res, wait, err)
+			}
+			if state := b.driver.State(); state.Differences < 1 || !strings.HasPrefix(state.Status, "a reload is due") {
+				t.Errorf("attempt %d: got %+v, want it not in step", i, state)
+			}
 		}
-	}
-	// The text is refused in the end: what ran before is set right again.
-	if err := b.driver.acquire(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	b.driver.reloaded = time.Time{}
-	b.driver.release()
-	if _, _, err := b.driver.attempt(t.Context(), files(b.text("    nonsense\n", "s1 "+one, "s2 "+one))); asRefused(err) == nil {
-		t.Errorf("got %v, want a refusal", err)
-	}
-	b.inStep(t, b.text("", "s1 "+one))
+		// The text is refused in the end: what ran before is set right again.
+		if err := b.driver.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.driver.reloaded = time.Time{}
+		b.driver.release()
+		if _, _, err := b.driver.attempt(t.Context(), files(b.text("    nonsense\n", "s1 "+one, "s2 "+one))); asRefused(err) == nil {
+			t.Errorf("got %v, want a refusal", err)
+		}
+		b.inStep(t, b.text("", "s1 "+one))
+	})
 }

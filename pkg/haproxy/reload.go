@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -57,18 +58,13 @@ func (d *Driver) candidate(ctx context.Context, want, held render.Files, known b
 	return c, err
 }
 
-// drivable refuses a text with which HAProxy would be out of the driver's reach.
-func drivable(want render.Files, socket string) error {
-	if opensSocket(want, socket) {
-		return nil
-	}
-	return &Refused{Stage: StageText, Words: fmt.Sprintf(
-		"the global section does not open the driver's socket: add the line \"stats socket %s mode %s level admin\"", socket, socketMode)}
-}
-
 // judged is a candidate that passed everything that can be found out before HAProxy loads it.
 func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool) (candidate, error) {
-	if err := drivable(want, d.cfg.RuntimeSocket); err != nil {
+	haproxy, self := d.cfg.haproxyUser(), os.Geteuid()
+	if err := drivable(want, d.cfg.RuntimeSocket, self != 0 && self != haproxy); err != nil {
+		return candidate{}, err
+	}
+	if err := permitted(want, haproxy); err != nil {
 		return candidate{}, err
 	}
 	if (d.cfg.Managed || d.cfg.SameNetwork) && known {
@@ -203,6 +199,7 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 	if err != nil {
 		return err
 	}
+	d.learn(ctx, want[0].Text())
 	m := compare(want[0].Text(), live, d.can, d.isLeaving)
 	if m.reload != "" {
 		return errors.New("after the reload " + m.reload)

@@ -80,7 +80,7 @@ func adoptOrphans() {
 // vacant waits until nobody uses the sockets, and takes a lock on them. The HAProxy of an agent that
 // was killed a moment ago is about to go; another one is somebody else's.
 func (s *Supervisor) vacant(ctx context.Context) (*os.File, error) {
-	lock, err := os.OpenFile(s.cfg.MasterSocket+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(s.cfg.MasterSocket+".lock", os.O_CREATE|os.O_RDONLY, 0o640) //nolint:gosec // for the agent's group
 	if err != nil {
 		return nil, fmt.Errorf("lock haproxy's sockets: %w", err)
 	}
@@ -185,7 +185,6 @@ func (s *Supervisor) start() (*child, error) {
 	}
 	args := ExecArgs(s.cfg)
 	cmd := exec.Command(args[0], args[1:]...) //nolint:noctx // it is stopped by signals
-	cmd.Dir = filepath.Dir(s.cfg.Path)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	c := &child{cmd: cmd, exited: make(chan error, 1), output: r, read: make(chan struct{}), mark: s.alerts.mark()}
@@ -284,6 +283,8 @@ func (s *Supervisor) line(text string) {
 	log := s.cfg.Log.WithField("line", text)
 	level := logrus.InfoLevel
 	switch {
+	case strings.Contains(text, asker): // see learn
+		level = logrus.DebugLevel
 	case strings.HasPrefix(text, "[ALERT]"):
 		level = logrus.WarnLevel
 		s.alerts.add(text)

@@ -16,93 +16,101 @@ import (
 // TestStartWithRefusedFile: whatever HAProxy cannot start with, by its check or by an address that is
 // taken, is set aside; HAProxy runs and the wanted text is applied.
 func TestStartWithRefusedFile(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.31:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	for name, text := range map[string]func(b *bench) string{
-		"broken":        func(*bench) string { return "nonsense\n" },
-		"address taken": func(b *bench) string { return b.text("    bind "+taken.Addr().String()+"\n", "s1 127.0.0.1:9") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			cfg := configFor(t)
-			cfg.Managed = true
-			b := &bench{cfg: cfg, addr: haproxytest.Address(t, "127.0.0.32")}
-			bad := strings.Replace(text(b), "frontend fe from web\n    bind "+b.addr+"\n    bind", "frontend fe from web\n    bind", 1)
-			bad = strings.Replace(bad, "    bind "+b.addr+"\n    default_backend be_web\n    bind", "    default_backend be_web\n    bind", 1)
-			if err := os.WriteFile(cfg.Path, []byte(bad), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			b.run(t)
-			b.apply(t, b.text("", "s1 "+haproxytest.Server(t, "one")))
-			haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
-			if got, err := os.ReadFile(cfg.Path + ".refused"); err != nil || string(got) != bad {
-				t.Errorf("set aside: got %q, %v, want %q", got, err, bad)
-			}
-			b.accepted(t)
-		})
-	}
+	haproxytest.Each(t, func(h haproxytest.T) {
+		taken, err := net.Listen("tcp", "127.0.0.31:0")
+		if err != nil {
+			h.Fatal(err)
+		}
+		defer taken.Close()
+		for name, text := range map[string]func(b *bench) string{
+			"broken":        func(*bench) string { return "nonsense\n" },
+			"address taken": func(b *bench) string { return b.text("    bind "+taken.Addr().String()+"\n", "s1 127.0.0.1:9") },
+		} {
+			h.Run(name, func(t *testing.T) {
+				cfg := configFor(t, h.Bin)
+				cfg.Managed = true
+				b := &bench{cfg: cfg, addr: haproxytest.Address(t, "127.0.0.32")}
+				bad := strings.Replace(text(b), "frontend fe from web\n    bind "+b.addr+"\n    bind", "frontend fe from web\n    bind", 1)
+				bad = strings.Replace(bad, "    bind "+b.addr+"\n    default_backend be_web\n    bind", "    default_backend be_web\n    bind", 1)
+				if err := os.WriteFile(cfg.Path, []byte(bad), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				b.run(t)
+				b.apply(t, b.text("", "s1 "+haproxytest.Server(t, "one")))
+				haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+				if got, err := os.ReadFile(cfg.Path + ".refused"); err != nil || string(got) != bad {
+					t.Errorf("set aside: got %q, %v, want %q", got, err, bad)
+				}
+				b.accepted(t)
+			})
+		}
+	})
 }
 
 // TestStopLeavesNothing: after a clean end no process of HAProxy is left, and the next start replaces
 // the sockets it left behind.
 func TestStopLeavesNothing(t *testing.T) {
-	b := managed(t)
-	text := b.text("", "s1 "+haproxytest.Server(t, "one"))
-	for range 2 {
-		b.apply(t, text)
-		var p processes
-		haproxytest.Until(t, "the master to answer", func() bool {
-			var err error
-			p, err = b.driver.master.processes(t.Context())
-			return err == nil
-		})
-		if err := b.stop(); !errors.Is(err, context.Canceled) {
-			t.Errorf("run: got %v, want %v", err, context.Canceled)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		text := b.text("", "s1 "+haproxytest.Server(t, "one"))
+		for range 2 {
+			b.apply(t, text)
+			var p processes
+			haproxytest.Until(t, "the master to answer", func() bool {
+				var err error
+				p, err = b.driver.master.processes(t.Context())
+				return err == nil
+			})
+			if err := b.stop(); !errors.Is(err, context.Canceled) {
+				t.Errorf("run: got %v, want %v", err, context.Canceled)
+			}
+			if err := syscall.Kill(-p.master, 0); !errors.Is(err, syscall.ESRCH) {
+				t.Errorf("processes are left: %v", err)
+			}
+			b.run(t)
+			haproxytest.Until(t, "the next start to serve the text on disk", answers(b.addr, "one"))
 		}
-		if err := syscall.Kill(-p.master, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("processes are left: %v", err)
-		}
-		b.run(t)
-		haproxytest.Until(t, "the next start to serve the text on disk", answers(b.addr, "one"))
-	}
+	})
 }
 
 // TestSecondDriverRefuses: a managed driver does not start over a HAProxy that is not its own.
 func TestSecondDriverRefuses(t *testing.T) {
-	b := managed(t)
-	b.apply(t, b.text("", "s1 127.0.0.1:9"))
-	second, err := NewDriver(b.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
-	defer cancel()
-	err = second.Run(ctx, make(chan render.Files))
-	if err == nil || !strings.Contains(err.Error(), b.cfg.MasterSocket) {
-		t.Errorf("got %v, want an error that names the socket", err)
-	}
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		b.apply(t, b.text("", "s1 127.0.0.1:9"))
+		second, err := NewDriver(b.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
+		defer cancel()
+		err = second.Run(ctx, make(chan render.Files))
+		if err == nil || !strings.Contains(err.Error(), b.cfg.MasterSocket) {
+			t.Errorf("got %v, want an error that names the socket", err)
+		}
+	})
 }
 
 // TestOldWorkersAreCounted: a worker that still has a stream is counted until that ends (P8).
 func TestOldWorkersAreCounted(t *testing.T) {
-	b := managed(t)
-	slow, release := slowServer(t)
-	b.apply(t, b.text("", "s1 "+slow))
-	got := make(chan error, 1)
-	go func() {
-		_, err := haproxytest.Get(b.addr)
-		got <- err
-	}()
-	<-release.started
-	b.apply(t, b.text("    timeout http-request 9s\n", "s1 "+slow))
-	haproxytest.Until(t, "an old worker to be counted", func() bool { return b.driver.State().OldWorkers == 1 })
-	close(release.end)
-	if err := <-got; err != nil {
-		t.Errorf("the stream over the reload: %v", err)
-	}
-	haproxytest.Until(t, "the old worker to be gone", func() bool { return b.driver.State().OldWorkers == 0 })
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		slow, release := slowServer(t)
+		b.apply(t, b.text("", "s1 "+slow))
+		got := make(chan error, 1)
+		go func() {
+			_, err := haproxytest.Get(b.addr)
+			got <- err
+		}()
+		<-release.started
+		b.apply(t, b.text("    timeout http-request 9s\n", "s1 "+slow))
+		haproxytest.Until(t, "an old worker to be counted", func() bool { return b.driver.State().OldWorkers == 1 })
+		close(release.end)
+		if err := <-got; err != nil {
+			t.Errorf("the stream over the reload: %v", err)
+		}
+		haproxytest.Until(t, "the old worker to be gone", func() bool { return b.driver.State().OldWorkers == 0 })
+	})
 }
 
 func TestConfigFaultsAreAllReported(t *testing.T) {

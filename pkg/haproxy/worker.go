@@ -54,14 +54,6 @@ func parseInfo(answer string) (info, error) {
 	return i, nil
 }
 
-// capabilities tells what this version can do at run time.
-func (i info) capabilities() Capabilities {
-	major, _, _ := strings.Cut(i.version, ".")
-	n, err := strconv.Atoi(major)
-	old := err != nil || n < 3
-	return Capabilities{PoolWords: old, Cookie: !old}
-}
-
 // liveServer is one server as HAProxy runs it.
 type liveServer struct {
 	backend, name string

@@ -1,0 +1,115 @@
+package haproxy
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// haproxyUser is the user that HAProxy's master is, or will be as far as can be told: its socket shows
+// it, else the directory where that will be.
+func (c Config) haproxyUser() int {
+	if c.Managed {
+		return os.Geteuid()
+	}
+	for _, path := range []string{c.MasterSocket, filepath.Dir(c.MasterSocket)} {
+		if info, err := os.Stat(path); err == nil {
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+				return int(stat.Uid)
+			}
+		}
+	}
+	return os.Geteuid()
+}
+
+// globals are the statements of a configuration's global sections.
+func globals(files render.Files) []line {
+	var all []line
+	for _, s := range parse(files[0].Text()) {
+		if s.kind == "global" {
+			all = append(all, s.lines...)
+		}
+	}
+	return all
+}
+
+// drivable refuses a text with which HAProxy would be out of the driver's reach: a reload could be
+// neither confirmed nor followed by another change. shared says that HAProxy is another user, with a
+// group in common; then the socket must be open to that, which shows only at HAProxy's next start.
+func drivable(want render.Files, socket string, shared bool) error {
+	fault := "does not open the driver's socket: add the line"
+	for _, l := range globals(want) {
+		if word(l, 0) != "stats" || word(l, 1) != "socket" {
+			continue
+		}
+		if !l.plain { // it may be the one, only HAProxy knows
+			return nil
+		}
+		if strings.TrimPrefix(word(l, 2), "unix@") == socket {
+			if !shared || openToGroup(l) {
+				return nil
+			}
+			fault = "closes the driver's socket to the group that agent and haproxy have in common: write the line"
+		}
+	}
+	return &Refused{Stage: StageText, Words: fmt.Sprintf(
+		"the global section %s \"stats socket %s mode %s level admin\"", fault, socket, socketMode)}
+}
+
+// openToGroup tells whether a socket's line lets a group connect.
+func openToGroup(l line) bool {
+	i := slices.Index(l.words, "mode")
+	mode, err := strconv.ParseUint(word(l, i+1), 8, 32)
+	return i > 0 && err == nil && mode&0o060 == 0o060
+}
+
+// permitted refuses a text with which a HAProxy that is not root would have to become somebody else or
+// change its root directory. Its check accepts that; its worker ends, and takes all of HAProxy along.
+func permitted(want render.Files, uid int) error {
+	if uid == 0 {
+		return nil
+	}
+	for _, l := range globals(want) {
+		if needsRoot(l, strconv.Itoa(uid)) {
+			return &Refused{Stage: StageText, Words: fmt.Sprintf(
+				"the line %q needs root, and haproxy runs as user %d: take it out of the global section", strings.Join(l.words, " "), uid)}
+		}
+	}
+	return nil
+}
+
+// needsRoot tells whether a statement asks for what this user cannot do. Numbers of 0 change nothing.
+func needsRoot(l line, uid string) bool {
+	arg := word(l, 1)
+	switch word(l, 0) {
+	case "chroot":
+		return true
+	case "uid":
+		return arg != "0" && arg != uid
+	case "user":
+		u, err := user.Lookup(arg)
+		return err != nil || u.Uid != "0" && u.Uid != uid
+	case "gid":
+		return arg != "0" && arg != groupOf(uid)
+	case "group":
+		g, err := user.LookupGroup(arg)
+		return err != nil || g.Gid != "0" && g.Gid != groupOf(uid)
+	}
+	return false
+}
+
+// groupOf is the group of a user, "" for one that the system does not know.
+func groupOf(uid string) string {
+	u, err := user.LookupId(uid)
+	if err != nil {
+		return ""
+	}
+	return u.Gid
+}
