@@ -14,8 +14,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 const (
@@ -43,8 +41,9 @@ func Dial(cfg Config) (*clientv3.Client, error) {
 	if (cfg.Username == "") != (cfg.Password == "") {
 		return nil, errors.New("registry: a user name and a password belong together: set both --registry-user and --registry-password-file")
 	}
-	auth := newAuthority(cfg.Username, cfg.Password)
+	auth, why := newAuthority(cfg.Username, cfg.Password), &reasons{}
 	c, err := clientv3.New(clientv3.Config{
+		Context:   context.WithValue(context.Background(), reasonsKey{}, why), // until Close
 		Endpoints: cfg.Endpoints,
 		TLS:       cfg.TLS,
 		Logger:    zap.NewNop(), // what goes wrong comes back as errors
@@ -52,7 +51,7 @@ func Dial(cfg Config) (*clientv3.Client, error) {
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 		PermitWithoutStream:  false, // servers by default close connections that do
-		DialOptions: append(auth.options(), grpc.WithConnectParams(grpc.ConnectParams{
+		DialOptions: append(append(auth.options(), why.options()...), grpc.WithConnectParams(grpc.ConnectParams{
 			// The default would let a client wait up to two minutes after the cluster is back.
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 700 * time.Millisecond},
 			MinConnectTimeout: cfg.DialTimeout,
@@ -63,16 +62,6 @@ func Dial(cfg Config) (*clientv3.Client, error) {
 	}
 	auth.client = c
 	return c, nil
-}
-
-// silent names the servers that did not answer: the client's own error says only that a deadline
-// passed. Other errors are returned as they are.
-func silent(c *clientv3.Client, err error) error {
-	code := status.Code(err)
-	if !errors.Is(err, context.DeadlineExceeded) && code != codes.DeadlineExceeded && code != codes.Unavailable {
-		return err
-	}
-	return fmt.Errorf("no answer from %s; is etcd up there, and can this host reach it? (%w)", strings.Join(c.Endpoints(), ", "), err)
 }
 
 // ParseURL takes a registry's URL apart into the endpoints for Config: etcd://HOST[:PORT],… without

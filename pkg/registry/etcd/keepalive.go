@@ -107,14 +107,10 @@ func (s *session) renew(ctx context.Context, answered time.Time) error {
 	limit := max(time.Millisecond, min(s.ttl/6, time.Until(answered.Add(s.ttl))))
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), limit)
 	defer cancel()
-	stream, err := pb.NewLeaseClient(s.client.ActiveConnection()).LeaseKeepAlive(ctx, grpc.WaitForReady(true))
-	if err != nil {
-		return s.renewError(err)
+	resp, err := s.ask(ctx)
+	if e := rpctypes.Error(err); errors.Is(e, rpctypes.ErrInvalidAuthToken) || errors.Is(e, rpctypes.ErrUserEmpty) || errors.Is(e, rpctypes.ErrAuthOldRevision) {
+		resp, err = s.ask(ctx) // a token that ran out is no failure: the next stream has a new one
 	}
-	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.lease)}); err != nil {
-		return s.renewError(err)
-	}
-	resp, err := stream.Recv()
 	if err != nil {
 		return s.renewError(err)
 	}
@@ -124,9 +120,21 @@ func (s *session) renew(ctx context.Context, answered time.Time) error {
 	return nil
 }
 
+// ask asks for a renewal, and returns the answer.
+func (s *session) ask(ctx context.Context) (*pb.LeaseKeepAliveResponse, error) {
+	stream, err := pb.NewLeaseClient(s.client.ActiveConnection()).LeaseKeepAlive(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(s.lease)}); err != nil {
+		return nil, err
+	}
+	return stream.Recv()
+}
+
 func (s *session) renewError(err error) error {
 	if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("%w: %w", ErrLeaseLost, err)
 	}
-	return fmt.Errorf("renew the lease of node %s: %w", s.node, silent(s.client, err))
+	return fmt.Errorf("renew the lease of node %s: %w", s.node, explained(s.client, err))
 }

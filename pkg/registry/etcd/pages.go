@@ -44,7 +44,7 @@ func get(ctx context.Context, c *clientv3.Client, key string, opts []clientv3.Op
 	defer cancel()
 	resp, err := c.Get(ctx, key, opts...)
 	if err != nil {
-		return nil, silent(c, err)
+		return nil, explained(c, err)
 	}
 	return resp, nil
 }

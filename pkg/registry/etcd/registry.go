@@ -134,7 +134,7 @@ func (r *Registry) holder(ctx context.Context) (holding, error) {
 	key := service.NodeKey(r.Prefix, r.Node.Name)
 	resp, err := r.Client.Get(ctx, key)
 	if err != nil {
-		return holding{}, fmt.Errorf("read %s: %w", key, silent(r.Client, err))
+		return holding{}, fmt.Errorf("read %s: %w", key, explained(r.Client, err))
 	}
 	if len(resp.Kvs) == 0 {
 		return holding{}, nil

@@ -187,7 +187,7 @@ func (s *session) writeChunk(ctx context.Context, ops []clientv3.Op, lease clien
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		return ErrLeaseLost
 	case err != nil:
-		return fmt.Errorf("register instances of node %s: %w", s.node, err)
+		return fmt.Errorf("write below %s: %w", service.InstancesKey(s.prefix, s.node), err)
 	case !resp.Succeeded:
 		return s.holds((*clientv3.GetResponse)(resp.Responses[0].GetResponseRange()))
 	}
@@ -213,7 +213,7 @@ func (s *session) commit(ctx context.Context, guard clientv3.Cmp, ops []clientv3
 	asked := s.asks()
 	resp, err := s.client.Txn(ctx).If(guard).Then(ops...).Else(otherwise...).Commit()
 	if err != nil {
-		return nil, silent(s.client, err)
+		return nil, explained(s.client, err)
 	}
 	if err := s.heard(resp.Header, asked); err != nil {
 		return nil, err
@@ -267,7 +267,7 @@ func (s *session) grantFor(ctx context.Context, ttl time.Duration) (*clientv3.Le
 	defer cancel()
 	resp, err := s.client.Grant(ctx, max(1, int64(math.Ceil(ttl.Seconds()))))
 	if err != nil {
-		return nil, fmt.Errorf("lease for node %s: %w", s.node, silent(s.client, err))
+		return nil, fmt.Errorf("lease for node %s: %w", s.node, explained(s.client, err))
 	}
 	return resp, nil
 }
