@@ -13,9 +13,10 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := go tool -modfile=tools/go.mod
+TAG     ?= latest
 UNIT    := $$(go list ./... | grep -v /e2e$$)
 
-.PHONY: help build demo test check unit fuzz e2e bench golden lint soak deps static format vet tidy staticcheck once clean
+.PHONY: help build image demo test check unit fuzz e2e bench golden lint soak deps images static format vet tidy staticcheck once clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,19 +25,27 @@ build: ## bin/sidekick and bin/whoami, static
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sidekick ./cmd/sidekick
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/whoami ./examples/whoami
 
+image: build ## sidekick:latest and sidekick-whoami:latest, from binaries built here (TAG=…)
+	@docker image inspect debian:trixie-slim >/dev/null 2>&1 || docker pull -q debian:trixie-slim || scripts/images >/dev/null
+	@docker build --target prebuilt -t sidekick:$(TAG) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) .
+	@docker build --target prebuilt -t sidekick-whoami:$(TAG) -f examples/whoami/Dockerfile bin
+
 demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_PORT, ONCE=1)
 	@scripts/deps demo
 	@$(MAKE) -s build
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 static:180 unit:420 fuzz:210 e2e:300 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:480 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
 
 deps: ## install what the tests need (Debian, root) and ask whether the engine answers
 	@scripts/deps test
+
+images: ## what cannot be pulled, from Debian's packages: the image's base, HAProxy 3.0, Compose v2
+	@scripts/images >/dev/null
 
 static: format vet tidy
 
@@ -55,8 +64,8 @@ staticcheck:
 quick:
 	@scripts/gotest $(UNIT)
 
-unit: ## unit tests with the race detector, real etcd, HAProxy and engine included
-	@scripts/gotest -race $(UNIT)
+unit: ## unit tests with the race detector, real etcd, HAProxy 2.6 and 3.0 and engine included
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
 
 fuzz: ## every fuzz target for a short time; FUZZTIME is the seconds in all
 	@scripts/fuzz $${FUZZTIME:-60}
