@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -90,9 +88,8 @@ func TestTwoHostsOneEtcd(t *testing.T) {
 	t.Cleanup(one.whatHappened)
 	t.Cleanup(two.whatHappened)
 	one.sh("docker run -d --name etcd -p 2379:2379 " + etcdImage)
-	settings := "SIDEKICK_REGISTRY=etcd://" + one.at(2379) + "\n"
 	for _, m := range machines {
-		m.check(os.WriteFile(filepath.Join(m.etc, "sidekick.env"), []byte(settings), 0o600))
+		m.configure("SIDEKICK_REGISTRY=etcd://" + one.at(2379))
 	}
 	guide := func(heading string) string { t.Helper(); return commandsOf(t, "../deploy/README.md", heading) }
 	one.sh("cd $DEPLOY\n" + guide("With Compose"))
@@ -102,13 +99,7 @@ func TestTwoHostsOneEtcd(t *testing.T) {
 	two.sh(start)
 	for _, m := range machines {
 		m.servedBy(site, 2)
-		m.until("all is in step", func() error {
-			out, errs, err := m.try(guide("Does it work?"))
-			if err != nil {
-				return fmt.Errorf("%w: %s %s", err, out, errs)
-			}
-			return nil
-		})
+		m.answers(guide("Does it work?"))
 		m.until("both containers are healthy", func() error {
 			for _, name := range []string{"sidekick", "sidekick-haproxy"} {
 				if got := m.sh("docker inspect -f '{{.State.Health.Status}}' " + name); got != "healthy" {
@@ -154,7 +145,9 @@ func TestRefusedToStart(t *testing.T) {
 	}{
 		{"a network of its own", agent + " -v state:/var/lib/sidekick" + run, []string{"this container's network is not its host's (default)", "--network host", "--node and --advertise"}},
 		{"only a name", agent + " --network bridge -e SIDEKICK_NODE=here" + run, []string{"this container's network is not its host's (bridge)"}},
-		{"a misspelt setting", agent + " --network host -e SIDEKICK_REGISTERY=x" + run, []string{"SIDEKICK_REGISTERY: there is no such setting", "SIDEKICK_REGISTRY"}},
+		{"a misspelt setting", agent + " --network host -e SIDEKICK_REGISTRI=x" + run, []string{"SIDEKICK_REGISTRI: there is no such setting", "SIDEKICK_REGISTRY"}},
+		{"no engine's socket", strings.ReplaceAll(agent, "/host/run/", "/elsewhere/") + " --network host" + run, []string{"--docker", "/elsewhere/docker.sock", "no such file", "docker run -v /run:/host/run:ro"}},
+		{"root for a user", agent + " --network host -e SIDEKICK_USER=root" + run, []string{"--user", "user root is root"}},
 		{"no state directory that lasts", agent + " --network host" + run, []string{"state directory", "/var/lib/sidekick", "read-only file system", "--state-dir"}},
 		{"a state directory of somebody else", agent + " --network host --tmpfs /var/lib/sidekick:mode=700" + run, []string{"state directory", "permission denied", "--state-dir"}},
 		{"no right to the socket", agent + " --network host --user 7070:7070 -v state:/var/lib/sidekick" + run, []string{"user 7070 has no right to this socket", "--group-add"}},
@@ -171,25 +164,13 @@ func TestRefusedToStart(t *testing.T) {
 	t.Run("a state directory in use", func(t *testing.T) {
 		here := &machine{world: &world{T: t, ctx: t.Context()}, host: m.host}
 		here.sh(strings.Replace(agent, "--rm", "-d --name first", 1) + " --network host -v state:/var/lib/sidekick" + run)
-		here.until("the first agent lives", func() error {
-			_, errs, err := here.try("docker exec first sidekick status --alive")
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, errs)
-			}
-			return nil
-		})
+		here.answers("docker exec first sidekick status --alive")
 		here.refused(agent+" --network host -e SIDEKICK_ADMIN=off -v state:/var/lib/sidekick"+run, "state directory /var/lib/sidekick is in use by another sidekick")
 	})
 	t.Run("name and address given", func(t *testing.T) {
 		here := &machine{world: &world{T: t, ctx: t.Context()}, host: m.host}
 		here.sh(strings.Replace(agent, "--rm", "-d --name bridged", 1) + " -e SIDEKICK_NODE=here -e SIDEKICK_ADVERTISE=192.0.2.7 -v other:/var/lib/sidekick" + run)
-		here.until("the agent lives", func() error {
-			_, errs, err := here.try("docker exec bridged sidekick status --alive")
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, errs)
-			}
-			return nil
-		})
+		here.answers("docker exec bridged sidekick status --alive")
 	})
 }
 

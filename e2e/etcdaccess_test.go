@@ -82,12 +82,12 @@ func (g *guide) field(key, name string) string {
 	return ""
 }
 
-// encrypted: the agent works by TLS, its files are for its group alone, and it goes to no etcd that
+// encrypted: the agent works by TLS, its files are for itself alone, and it goes to no etcd that
 // it does not know.
 func (g *guide) encrypted() {
 	const settings = "/etc/sidekick/sidekick.env of each host, with TLS"
 	g.members("environment of each member of etcd, by passwords")
-	g.run("each host: its files are for root and the image's group alone")
+	g.run("each host: its files are for the agent alone")
 	g.check(filepath.WalkDir(g.path("sidekick"), g.private))
 	g.launch(settings)
 	g.inStep()
@@ -98,7 +98,7 @@ func (g *guide) encrypted() {
 	g.says("register … its certificate is not trusted")
 }
 
-// private finds a fault with a file that others than root and the image's group can read, or that
+// private finds a fault with a file that others than the image's user can read, or that
 // these cannot.
 func (g *guide) private(path string, entry fs.DirEntry, err error) error {
 	if err != nil {
@@ -109,8 +109,8 @@ func (g *guide) private(path string, entry fs.DirEntry, err error) error {
 		return err
 	}
 	const image = 7070
-	if mode := info.Mode().Perm(); info.Sys().(*syscall.Stat_t).Gid != image || mode&0o447 != 0o440 {
-		return fmt.Errorf("%s: group %d, mode %o", path, info.Sys().(*syscall.Stat_t).Gid, mode)
+	if uid := info.Sys().(*syscall.Stat_t).Uid; entry.Type().IsRegular() && (uid != image || info.Mode().Perm() != 0o400) {
+		return fmt.Errorf("%s: user %d, mode %o", path, uid, info.Mode().Perm())
 	}
 	return nil
 }
@@ -217,7 +217,7 @@ func (g *guide) sees(service, node string) error {
 			}
 		}
 	}
-	return fmt.Errorf("%+v (%v)", list, err)
+	return fmt.Errorf("%+v (%w)", list, err)
 }
 
 // keepsTo: web1 may write what is its own, read what is Sidekick's, and no more; other is a key of

@@ -127,7 +127,7 @@ func (g *guide) says(quote string) {
 	g.until("status says "+quote, func() error {
 		out, err := g.sh("", g.box("host: what each stage last did; exit code 1 if one fails"))
 		if err == nil || !line.MatchString(out) {
-			return fmt.Errorf("exit code: %v; it says\n%s", err, out)
+			return fmt.Errorf("exit code: %w; it says\n%s", err, out)
 		}
 		return nil
 	})

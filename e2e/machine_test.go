@@ -35,8 +35,15 @@ type machine struct {
 	*world
 
 	host *hosttest.Host
-	etc  string // the host's /etc/sidekick
 }
+
+// ownEtc gives a host an /etc in which what it writes is seen by nobody else. Its engine's settings are
+// mounted there already.
+const ownEtc = `
+	mkdir "$DIR"/{upper,work,docker}
+	mount --bind /etc/docker "$DIR/docker"
+	mount -t overlay overlay /etc -o "lowerdir=/etc,upperdir=$DIR/upper,workdir=$DIR/work"
+	mount --bind "$DIR/docker" /etc/docker`
 
 // newMachines makes hosts that have all images, with a network between them.
 func newMachines(t *testing.T, names ...string) []*machine {
@@ -70,15 +77,14 @@ func newMachines(t *testing.T, names ...string) []*machine {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &machine{world: &world{T: t, ctx: ctx}, host: host, etc: t.TempDir()}
+		m := &machine{world: &world{T: t, ctx: ctx}, host: host}
+		m.sh(ownEtc, "DIR="+t.TempDir())
 		m.sh("docker load --quiet --input " + archive)
-		// A directory of the test takes the place of /etc/sidekick, in this host's eyes alone.
-		m.check(os.MkdirAll("/etc/sidekick", 0o755))
-		m.check(os.Chmod(m.etc, 0o755))
-		m.sh("mount --bind " + m.etc + " /etc/sidekick")
+		for _, name := range []string{image, nextImage, etcdImage, appImage} {
+			m.sh("docker tag " + built(name) + " " + name)
+		}
 		made = append(made, m)
 	}
-	t.Cleanup(func() { os.Remove("/etc/sidekick") }) // only if it is empty
 	return made
 }
 
@@ -92,20 +98,32 @@ var imagesOnce = sync.OnceValues(func() (string, error) {
 		cache=$(scripts/images)
 		mkdir -p "$DIR/docker/cli-plugins" "$DIR/etcd"
 		ln -s "$cache/docker-compose" "$DIR/docker/cli-plugins/docker-compose"
-		make -s image TAG=next VERSION=next
-		make -s image
+		make -s image TAG=$RUN-next VERSION=next
+		make -s image TAG=$RUN
 		cp bin/sidekick "$DIR/etcd/"
 		printf '%s\n' 'FROM scratch' 'COPY sidekick /sidekick' \
 			'ENTRYPOINT ["/sidekick","etcd","--state-dir","/var/lib/etcd","--listen","0.0.0.0:2379"]' >"$DIR/etcd/Dockerfile"
-		docker build -q -t ` + etcdImage + ` "$DIR/etcd"
-		docker save --output "$DIR/images.tar" ` + strings.Join([]string{image, nextImage, etcdImage, appImage}, " ")
+		docker build -q -t "$ETCD" "$DIR/etcd"
+		docker save --output "$DIR/images.tar" $IMAGES
+		docker rmi $IMAGES sidekick-whoami:$RUN-next`
 	cmd := exec.Command("bash", "-euc", script)
-	cmd.Env = append(os.Environ(), "DIR="+programs.dir)
+	cmd.Env = append(os.Environ(), "DIR="+programs.dir, "RUN="+runName("e2e"), "ETCD="+built(etcdImage),
+		"IMAGES="+strings.Join([]string{built(image), built(nextImage), built(etcdImage), built(appImage)}, " "))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make the images: %w\n%s", err, out)
 	}
 	return archive, nil
 })
+
+// built is the name of an image in the machine's own engine, where it must not be taken for what it is
+// called on the hosts.
+func built(name string) string {
+	repository, tag, _ := strings.Cut(name[strings.LastIndex(name, "/")+1:], ":")
+	if tag == "next" {
+		return repository + ":" + runName("e2e") + "-next"
+	}
+	return repository + ":" + runName("e2e")
+}
 
 // try runs a script on the host, with the given variables, and returns what it printed.
 func (m *machine) try(script string, variables ...string) (stdout, stderr string, err error) {
@@ -130,6 +148,12 @@ func (m *machine) sh(script string, variables ...string) string {
 		m.Fatalf("%s: %v\n%s\n%s", script, err, out, errs)
 	}
 	return out
+}
+
+// configure writes the settings of the host's containers.
+func (m *machine) configure(settings string) {
+	m.Helper()
+	m.sh(`mkdir -p /etc/sidekick; echo "$SETTINGS" >/etc/sidekick/sidekick.env`, "SETTINGS="+settings)
 }
 
 // repository is the root of the checkout.
@@ -220,16 +244,22 @@ func (m *machine) unprivileged(containers ...string) {
 	}
 }
 
-// agentInStep asks the agent in its container until it has no fault to tell.
-func (m *machine) agentInStep(container string) {
+// answers runs a script again and again until it succeeds.
+func (m *machine) answers(script string) {
 	m.Helper()
-	m.until("all of the agent is in step", func() error {
-		out, errs, err := m.try("docker exec " + container + " sidekick status")
+	m.until(script, func() error {
+		out, errs, err := m.try(script)
 		if err != nil {
 			return fmt.Errorf("%w: %s %s", err, out, errs)
 		}
 		return nil
 	})
+}
+
+// agentInStep asks the agent in its container until it has no fault to tell.
+func (m *machine) agentInStep(container string) {
+	m.Helper()
+	m.answers("docker exec " + container + " sidekick status")
 }
 
 // refused runs a script that must fail, and asserts what it says last.

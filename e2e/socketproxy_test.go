@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -210,7 +209,7 @@ func TestComposeSocketProxy(t *testing.T) {
 	t.Cleanup(m.whatHappened)
 	m.restartEngine() // from now on, containers live on without it
 	m.sh("docker run -d --name etcd -p 2379:2379 " + etcdImage)
-	m.check(os.WriteFile(filepath.Join(m.etc, "sidekick.env"), []byte("SIDEKICK_REGISTRY=etcd://"+m.at(2379)+"\n"), 0o600))
+	m.configure("SIDEKICK_REGISTRY=etcd://" + m.at(2379))
 	const start = "docker run -d -p 8000 -l sidekick.service=shop -l sidekick.host=" + site + " " + appImage
 	m.sh(start)
 	m.sh("cd $DEPLOY; docker compose -f docker-compose.yml -f socket-proxy/docker-compose.yml up -d")

@@ -67,6 +67,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.engine = engine
 	t.Cleanup(w.end)
+	w.check(engine.Alone(w.ctx))
 	gateway, err := engine.Network(w.ctx, w.run)
 	w.check(err)
 	w.host = gateway.String()

@@ -45,17 +45,16 @@ func (s *settings) becomeUser(socket string, lowPorts bool) error {
 	}
 	var groups []int
 	if socket != "" {
+		// Its group must be known now: afterwards there is no way to join another one.
 		gid, err := privilege.GroupOf(socket)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("--docker: %w", err)
+		if err != nil {
+			return fmt.Errorf("--docker: %w; mount the directory of the engine's socket (docker run -v /run:/host/run:ro) and name the socket in it, or give --docker off", err)
 		}
-		if err == nil && gid != 0 {
-			groups = []int{gid}
-		}
+		groups = []int{gid}
 	}
 	account, err := privilege.Lookup(s.user, groups...)
 	if err != nil {
-		return usageError{fmt.Errorf("--user: %w; give the name of a user of this system", err)}
+		return usageError{fmt.Errorf("--user: %w; give the name of an unprivileged user of this system, or none to stay root", err)}
 	}
 	return account.Become(lowPorts)
 }
@@ -83,14 +82,14 @@ func checkSocket(ctx context.Context, path string) error {
 // finds there, other hosts would look for this one's containers in vain.
 func (s *settings) checkNetwork(ctx context.Context) error {
 	id := container.ID()
-	if id == "" || s.all.Lookup("node").Changed && s.advertise != "" {
+	if id == "" || s.nodeGiven && s.advertise != "" {
 		return nil
 	}
 	mode, err := s.networkOf(ctx, id)
 	switch {
 	case err == nil && mode == "host":
 		return nil
-	case err != nil && !strings.HasPrefix(id, s.node):
+	case err != nil && !isShortID(s.node, id):
 		s.newLogger(os.Stderr).WithError(err).Warn("the engine does not say whether this container shares its host's network; going on as if it did")
 		return nil
 	case err != nil:
@@ -99,6 +98,10 @@ func (s *settings) checkNetwork(ctx context.Context) error {
 	return usageError{fmt.Errorf("this container's network is not its host's (%s), so its name and address mean nothing to other hosts; "+
 		"run it with --network host, or give both --node and --advertise", mode)}
 }
+
+// isShortID tells whether the name is the one that the engine gives a container without another: the
+// beginning of its id.
+func isShortID(name, id string) bool { return len(name) >= 12 && strings.HasPrefix(id, name) }
 
 // networkOf asks the engine for the mode of this container's network.
 func (s *settings) networkOf(ctx context.Context, id string) (string, error) {

@@ -66,6 +66,9 @@ func (s *settings) execHAProxy(ctx context.Context, takeOver bool) error {
 		if !takeOver {
 			return fmt.Errorf("another HAProxy answers at %s: stop it first, take its place with --take-over, or give this one its own sockets and configuration", config.MasterSocket)
 		}
+		if err := exposed(config); err != nil {
+			return err
+		}
 		log.WithField("socket", config.RuntimeSocket).Info("taking the listening sockets over from the HAProxy that runs; stop that one now")
 		more = []string{"-x", config.RuntimeSocket}
 	}
@@ -78,6 +81,19 @@ func (s *settings) execHAProxy(ctx context.Context, takeOver bool) error {
 	args := append(haproxy.ExecArgs(config), more...)
 	log.WithField("command", args).Info("becoming HAProxy")
 	return fmt.Errorf("%s: %w", program, syscall.Exec(program, args, os.Environ()))
+}
+
+// exposed refuses to take over from a HAProxy that does not hand its listening sockets over.
+func exposed(config haproxy.Config) error {
+	text, err := os.ReadFile(config.Path)
+	if err != nil {
+		return fmt.Errorf("--take-over: read what the HAProxy that runs was started with: %w", err)
+	}
+	if !haproxy.ExposesListeners(string(text), config.RuntimeSocket) {
+		return fmt.Errorf("--take-over: the HAProxy that runs does not hand over its listening sockets: add \"expose-fd listeners\" to the line \"stats socket %s\" in the template of %s, and try again when the agent has reloaded it",
+			config.RuntimeSocket, config.Path)
+	}
+	return nil
 }
 
 // haproxyFiles says where HAProxy and its files are.
@@ -96,6 +112,7 @@ func (a *agent) newDriver() (*haproxy.Driver, error) {
 			return nil, fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer, or set --haproxy external or off", err)
 		}
 	}
+	config.WorkDir = a.dir.Path("haproxy")
 	config.Managed = a.haproxy == haproxyManaged
 	config.SameNetwork = true // agent and HAProxy both run in the host's network
 	config.ReloadInterval = a.reloadInterval

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/sidekick-proxy/sidekick/internal/listening"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -85,12 +86,9 @@ func (p *ports) forget() {
 
 // probePort tells whether the port is free on that address of this host.
 func probePort(ctx context.Context, host string, port uint16) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	err := listening.Try(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("port %d is in use by another program on this host", port)
-	}
-	if err == nil {
-		listener.Close()
 	}
 	return nil // not ours to judge: HAProxy may have rights that the agent lacks
 }

@@ -47,6 +47,7 @@ type settings struct {
 	ttl, exitTTL         time.Duration
 
 	node, advertise, zone string
+	nodeGiven             bool // node is not derived from the host's name
 
 	docker, expose string
 
@@ -282,7 +283,8 @@ func (s *settings) validate() error {
 
 func (s *settings) validateNames() error {
 	var errs []error
-	if s.node == "" {
+	s.nodeGiven = s.node != ""
+	if !s.nodeGiven {
 		host, err := os.Hostname()
 		if err != nil {
 			errs = append(errs, fmt.Errorf("--node: this host has no name (%w); give one", err))

@@ -138,6 +138,28 @@ func (e *Engine) Network(ctx context.Context, name string) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("network %s: it has no gateway", name)
 }
 
+// Alone returns an error if containers run with labels of Sidekick that are not this run's: an agent
+// under test would register them, too.
+func (e *Engine) Alone(ctx context.Context) error {
+	list, err := e.api.ContainerList(ctx, client.ContainerListOptions{})
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	var others []string
+	for _, c := range list.Items {
+		for label := range c.Labels {
+			if strings.HasPrefix(label, "sidekick.") && c.Labels[RunLabel] != e.run && len(c.Names) > 0 {
+				others = append(others, strings.TrimPrefix(c.Names[0], "/"))
+				break
+			}
+		}
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("containers with labels of Sidekick run on this engine already, and would take part: stop %s", strings.Join(others, ", "))
+	}
+	return nil
+}
+
 // Sweep removes what this run has made: containers, networks and images. What is gone already is no
 // error.
 func (e *Engine) Sweep(ctx context.Context) error {

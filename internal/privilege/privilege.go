@@ -25,7 +25,8 @@ type Account struct {
 	groups []int
 }
 
-// Lookup finds the user of that name and the groups it is in; extra groups are added.
+// Lookup finds the user of that name, who must not be root, and the groups it is in; extra groups are
+// added.
 func Lookup(name string, extra ...int) (Account, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -48,6 +49,9 @@ func Lookup(name string, extra ...int) (Account, error) {
 			return Account{}, fmt.Errorf("user %s: gid %q is no number", name, id)
 		}
 		a.groups = append(a.groups, gid)
+	}
+	if a.uid == 0 {
+		return Account{}, fmt.Errorf("user %s is root", name)
 	}
 	slices.Sort(a.groups)
 	a.groups = slices.Compact(a.groups)
@@ -75,21 +79,20 @@ func (a Account) Become(lowPorts bool) error {
 	// Capabilities belong to threads, and execve(2) takes those of the thread that calls it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var keep uint32
 	if lowPorts {
-		if keep, err = held(unix.CAP_NET_BIND_SERVICE); err != nil {
+		if lowPorts, err = bindsLowPorts(); err != nil {
 			return fmt.Errorf("become user %s: %w", a.Name, err)
 		}
 	}
-	if err := a.assume(keep); err != nil {
+	if err := a.assume(lowPorts); err != nil {
 		return fmt.Errorf("become user %s: %w; allow the capabilities SETUID and SETGID, or start as that user", a.Name, err)
 	}
 	return fmt.Errorf("become user %s: execute %s: %w", a.Name, program, unix.Exec(program, os.Args, os.Environ())) //nolint:forbidigo // handed on
 }
 
-// assume gives the calling thread the account's groups and user, with the capabilities in keep as
-// ambient ones, which survive execve(2) without root: see capabilities(7).
-func (a Account) assume(keep uint32) error {
+// assume gives the calling thread the account's groups and user, and no capability but that for low
+// ports, if asked for.
+func (a Account) assume(lowPorts bool) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}
@@ -102,31 +105,37 @@ func (a Account) assume(keep uint32) error {
 	if err := syscall.Setresuid(a.uid, a.uid, a.uid); err != nil {
 		return fmt.Errorf("set user: %w", err)
 	}
-	return limit(keep)
+	return limit(lowPorts)
 }
 
-// held returns the capability as a mask if the calling thread may use it, else 0.
-func held(capability uint) (uint32, error) {
+// lowPort is the right to bind ports below 1024, in the first word of a set of capabilities.
+const lowPort = 1 << unix.CAP_NET_BIND_SERVICE
+
+// bindsLowPorts tells whether the calling thread has that right.
+func bindsLowPorts() (bool, error) {
 	var sets [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return 0, fmt.Errorf("read capabilities: %w", err)
+		return false, fmt.Errorf("read capabilities: %w", err)
 	}
-	return sets[0].Permitted & (1 << capability), nil
+	return sets[0].Permitted&lowPort != 0, nil
 }
 
-// limit leaves the calling thread these capabilities, to keep and to hand on.
-func limit(keep uint32) error {
-	sets := [2]unix.CapUserData{{Effective: keep, Permitted: keep, Inheritable: keep}}
+// limit leaves the calling thread no capability, or the one for low ports as an ambient one, which
+// survives execve(2) without root: see capabilities(7).
+func limit(lowPorts bool) error {
+	var sets [2]unix.CapUserData
+	if lowPorts {
+		sets[0] = unix.CapUserData{Effective: lowPort, Permitted: lowPort, Inheritable: lowPort}
+	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capset(&header, &sets[0]); err != nil {
 		return fmt.Errorf("limit capabilities: %w", err)
 	}
-	if keep == 0 {
+	if !lowPorts {
 		return nil
 	}
-	err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_NET_BIND_SERVICE, 0, 0)
-	if err != nil {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, unix.CAP_NET_BIND_SERVICE, 0, 0); err != nil {
 		return fmt.Errorf("hand the right to bind low ports on: %w", err)
 	}
 	return nil

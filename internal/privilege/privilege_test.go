@@ -95,8 +95,11 @@ func TestBecome(t *testing.T) {
 			if got, want := status["Uid"], "65534 65534 65534 65534"; got != want {
 				t.Fatalf("uid %q, want %q\n%s", got, want, out)
 			}
-			if !strings.Contains(" "+status["Groups"]+" ", " 4711 ") {
-				t.Errorf("groups %q, want the extra one among them", status["Groups"])
+			if got, want := status["Gid"], "65534 65534 65534 65534"; got != want {
+				t.Errorf("gid %q, want %q", got, want)
+			}
+			if got, want := status["Groups"], "4711 65534"; got != want {
+				t.Errorf("groups %q, want the user's own and the extra one: %q", got, want)
 			}
 			for _, set := range []string{"CapPrm", "CapEff", "CapInh", "CapAmb"} {
 				if status[set] != c.want {
@@ -111,6 +114,12 @@ func TestBecomeWithoutTheRightTo(t *testing.T) {
 	_, out := play(t, "drop", "setpriv", "--bounding-set=-all", "--")
 	if !strings.Contains(out, "become user nobody: set groups: operation not permitted; allow the capabilities SETUID and SETGID") {
 		t.Errorf("said %q", out)
+	}
+}
+
+func TestLookupRoot(t *testing.T) {
+	if _, err := Lookup("root"); err == nil || err.Error() != "user root is root" {
+		t.Errorf("error %v, want that root is none to become", err)
 	}
 }
 

@@ -56,7 +56,7 @@ func (l *loop) audit(ctx context.Context) {
 	if l.running == nil {
 		return
 	}
-	live, err := l.api.servers(ctx)
+	live, err := l.api.servers(ctx, l.worker)
 	if err != nil {
 		return // look finds out more
 	}
@@ -87,7 +87,7 @@ type followed struct {
 	err       error
 }
 
-// follow writes and checks the text in force beside the live file, without holding up other changes.
+// follow writes and checks the text in force away from the live file, without holding up other changes.
 func (l *loop) follow(ctx context.Context) {
 	if l.acquire(ctx) != nil {
 		return

@@ -56,6 +56,9 @@ func (d *Driver) change(ctx context.Context, cmds []Command) error {
 
 // send runs statements on the known worker and judges their answers.
 func (d *Driver) send(ctx context.Context, all []statement) error {
+	if d.master.seat() != d.seat {
+		return errOtherMaster // the next attempt finds out which worker is whose
+	}
 	texts := []string{"show info"}
 	for _, s := range all {
 		texts = append(texts, s.text)

@@ -23,6 +23,12 @@ type Config struct {
 	MasterSocket  string // the master's command line
 	RuntimeSocket string // the worker's Runtime API; the configuration must open it
 
+	// WorkDir is a directory that only the driver can write, made if it is missing: candidates are
+	// checked there, and it remembers there what it applied. Without one candidates are checked in
+	// temporary directories, and the note lies beside the configuration, where a HAProxy that is
+	// another user must not be able to write.
+	WorkDir string
+
 	// Managed makes Driver.Run start HAProxy as a child and keep it running.
 	Managed bool
 	// SameNetwork says that HAProxy shares our network namespace, so that new addresses can be
@@ -88,7 +94,7 @@ func (c Config) validate() error {
 func MinimalConfig(c Config) string {
 	return "# Written by sidekick, until the first real configuration is known.\n" +
 		"global\n" +
-		"    stats socket " + c.RuntimeSocket + " mode " + socketMode + " level admin\n"
+		"    stats socket " + c.RuntimeSocket + " mode " + socketMode + " level admin expose-fd listeners\n"
 }
 
 // ExecArgs is the command line, program first, that runs HAProxy in the foreground as master and
@@ -127,7 +133,7 @@ func Prepare(ctx context.Context, c Config) error {
 
 // acceptable refuses a configuration on disk with which a HAProxy of this process's user would not start.
 func (c Config) acceptable(ctx context.Context) error {
-	files, err := store{c.Path}.read(nil)
+	files, err := store{path: c.Path}.read(nil)
 	if err != nil {
 		return err
 	}
@@ -140,7 +146,7 @@ func (c Config) acceptable(ctx context.Context) error {
 // setAside replaces a configuration that HAProxy does not start with by the minimal one and keeps a
 // copy. At no time is there none.
 func setAside(c Config) error {
-	text, err := os.ReadFile(c.Path)
+	text, err := readPlain(c.Path, readLimit)
 	if err != nil {
 		return fmt.Errorf("set the refused configuration aside: %w", err)
 	}

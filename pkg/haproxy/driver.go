@@ -28,6 +28,7 @@ type Driver struct {
 	unknown  Reason       // why running is nil, if that is more than the start
 	former   render.Files // in force before commands failed half way, nil if none did
 	worker   Worker       // the one that runs it
+	seat     seat         // of the master that last named this worker as its own
 	can      Capabilities
 	learned  learned
 	onDisk   render.Files // what we last saw or put on disk, nil when not known
@@ -63,7 +64,7 @@ func NewDriver(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{
-		cfg: cfg, store: store{cfg.Path}, master: masterCLI{cfg.MasterSocket}, api: runtimeAPI{cfg.RuntimeSocket},
+		cfg: cfg, store: store{path: cfg.Path, work: cfg.WorkDir}, master: masterCLI{cfg.MasterSocket}, api: runtimeAPI{cfg.RuntimeSocket},
 		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), leaving: map[string]*departure{},
 		view: State{Status: "waiting for the first configuration", Reloads: map[string]uint64{}},
 		here: presence{since: time.Now()},
@@ -241,12 +242,8 @@ func (d *Driver) connect(ctx context.Context) error {
 	switch {
 	case err == nil && i.stopping:
 		return fmt.Errorf("the worker that answers at %s is stopping", d.cfg.RuntimeSocket)
-	case err == nil && i.worker == d.worker:
-		d.answered(i.worker)
-		d.unsure = false
-		return nil
 	case err == nil:
-		return d.adopt(ctx, i)
+		return d.connected(ctx, i)
 	}
 	d.unsure = true
 	_, masterErr := d.master.processes(ctx)
@@ -256,6 +253,23 @@ func (d *Driver) connect(ctx context.Context) error {
 	d.answered(Worker{})
 	d.forget(Reason{})
 	d.worker = Worker{}
+	return nil
+}
+
+// connected goes on with the worker that answers, if no other one has its place.
+func (d *Driver) connected(ctx context.Context, i info) error {
+	if err := d.verify(ctx, i.worker); err != nil {
+		d.unsure = true
+		if d.silentFor(0) {
+			d.answered(i.worker) // it holds its addresses all the same
+		}
+		return err
+	}
+	if i.worker != d.worker {
+		return d.adopt(ctx, i)
+	}
+	d.answered(i.worker)
+	d.unsure = false
 	return nil
 }
 
@@ -280,7 +294,7 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if !certain {
 		return nil
 	}
-	live, err := d.api.servers(ctx)
+	live, err := d.api.servers(ctx, d.worker)
 	if err != nil {
 		return err
 	}
@@ -382,7 +396,7 @@ func (d *Driver) startable(ctx context.Context, held, want render.Files) error {
 // settle brings servers back to an earlier text after commands that failed half way and a reload
 // that was refused, so that later changes have something to start from.
 func (d *Driver) settle(ctx context.Context, files render.Files) {
-	live, err := d.api.servers(ctx)
+	live, err := d.api.servers(ctx, d.worker)
 	if err != nil {
 		return
 	}

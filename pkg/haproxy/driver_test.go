@@ -192,7 +192,9 @@ func TestManagedFirstTextAndEqualText(t *testing.T) {
 
 func TestRefusedTextLeavesTheOldOne(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
-		b := managed(t, t.Bin)
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.11")}
+		b.cfg.Managed, b.cfg.WorkDir = true, t.TempDir()
+		b.run(t)
 		text := b.text("", "s1 "+haproxytest.Server(t, "one"))
 		b.apply(t, text)
 		before := b.worker(t)
@@ -225,7 +227,7 @@ func TestRefusedTextLeavesTheOldOne(t *testing.T) {
 			})
 		}
 		load.MustLoseNothing(t)
-		left, err := filepath.Glob(filepath.Join(filepath.Dir(b.cfg.Path), candidatePrefix+"*"))
+		left, err := filepath.Glob(filepath.Join(b.cfg.WorkDir, candidatePrefix+"*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, %v", left, err)
 		}
@@ -332,7 +334,7 @@ func TestRuntimeChangesUnderLoad(t *testing.T) {
 func (b *bench) inStep(tb testing.TB, text string) {
 	tb.Helper()
 	haproxytest.Until(tb, "running to equal wanted", func() bool {
-		live, err := b.driver.api.servers(tb.Context())
+		live, err := b.driver.api.servers(tb.Context(), b.worker(tb))
 		if err != nil {
 			return false
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -31,12 +30,7 @@ func (b *bench) start(tb testing.TB) (kill func()) {
 	if err := Prepare(tb.Context(), b.cfg); err != nil {
 		tb.Fatal(err)
 	}
-	args := ExecArgs(b.cfg)
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
+	cmd := b.launch(tb)
 	killed := false
 	kill = func() {
 		if killed {
@@ -196,7 +190,7 @@ func TestNamedFiles(t *testing.T) {
 			text = strings.Replace(text, "default_backend be_web", "use_backend %[req.hdr(host),lower,map("+name+",be_web)]", 1)
 			return append(files(text), render.File{Name: name, Blocks: []render.Block{render.NewBlock("", content)}})
 		}
-		for i, want := range []render.Files{withMap("hosts.map", ""), withMap("hosts.map", "a be_web\n"), withMap("maps/hosts.map", "a be_web\n")} {
+		for i, want := range []render.Files{withMap("hosts.map", ""), withMap("hosts.map", "a be_web\n"), withMap("other.map", "a be_web\n")} {
 			if res := b.applyFiles(t, want); i > 0 && res.How != HowReload {
 				t.Fatalf("%d: got %+v, want a reload", i, res)
 			}
@@ -206,7 +200,7 @@ func TestNamedFiles(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(filepath.Dir(b.cfg.Path), "hosts.map")); err == nil {
 			t.Error("a file that is not named any more is still there")
 		}
-		now, next := withMap("maps/hosts.map", "a be_web\n"), withMap("other.map", "b be_web\n")
+		now, next := withMap("other.map", "a be_web\n"), withMap("third.map", "b be_web\n")
 		c, err := b.driver.store.stage(next)
 		if err != nil {
 			t.Fatal(err)
@@ -223,7 +217,7 @@ func TestNamedFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.accepted(t)
-		for _, bad := range []string{"../x", "/etc/x", ".hidden", "haproxy.cfg", appliedName, "a/../b"} {
+		for _, bad := range []string{"../x", "maps/x", "..", "/etc/x", ".hidden", "haproxy.cfg", appliedName, "a/../b"} {
 			if err := b.driver.store.valid(render.Files{{}, {Name: bad}}); err == nil {
 				t.Errorf("the file name %q is allowed", bad)
 			}

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -293,6 +294,10 @@ func TestBindAddresses(t *testing.T) {
 func TestTidy(t *testing.T) {
 	dir := t.TempDir()
 	s := store{path: filepath.Join(dir, "haproxy.cfg")}
+	own := store{path: s.path, work: t.TempDir()}
+	if _, err := own.stage(files("")); err != nil {
+		t.Fatal(err)
+	}
 	old := time.Now().Add(-2 * tempAge)
 	for _, name := range []string{".haproxy.cfg.123", ".applied.json.9", ".haproxy.cfg.swp", ".haproxy.cfg.refused.1", "haproxy.cfg"} {
 		path := filepath.Join(dir, name)
@@ -306,11 +311,11 @@ func TestTidy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".haproxy.cfg.456"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, candidatePrefix+"1"), 0o700); err != nil {
+	if err := errors.Join(s.tidy(), own.tidy()); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.tidy(); err != nil {
-		t.Fatal(err)
+	if left, err := os.ReadDir(own.work); err != nil || len(left) > 0 {
+		t.Errorf("candidates left: %v, %v", left, err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -2,9 +2,6 @@ package haproxy
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -13,16 +10,11 @@ import (
 // a directory of their own, without touching what is in force. A text that is not accepted gives an
 // error that wraps *Refused.
 func Check(ctx context.Context, bin, runtimeSocket string, files render.Files) error {
-	dir, err := os.MkdirTemp("", "sidekick-check-")
-	if err != nil {
-		return fmt.Errorf("check: %w", err)
-	}
-	defer os.RemoveAll(dir) // a directory of temporary files
-	s := store{path: filepath.Join(dir, "haproxy.cfg")}
-	candidate, err := s.stage(files)
+	candidate, err := store{path: "haproxy.cfg"}.stage(files)
 	if err != nil {
 		return err
 	}
+	defer candidate.discard() //nolint:errcheck // a directory of temporary files
 	if err := candidate.check(ctx, bin); err != nil {
 		return err
 	}

@@ -42,6 +42,19 @@ func (p processes) old() int {
 	return n
 }
 
+// worker asks the current worker who it is by way of its master.
+func (m masterCLI) worker(ctx context.Context) (Worker, error) {
+	answer, err := ask(ctx, m.path, "@1 show info")
+	if err != nil {
+		return Worker{}, err
+	}
+	i, err := parseInfo(answer)
+	if err != nil {
+		return Worker{}, fmt.Errorf("master socket %s: %w", m.path, err)
+	}
+	return i.worker, nil
+}
+
 // processes asks for all processes.
 func (m masterCLI) processes(ctx context.Context) (processes, error) {
 	answer, err := ask(ctx, m.path, "show proc")

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/sidekick-proxy/sidekick/internal/listening"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
@@ -95,11 +95,8 @@ func probe(ctx context.Context, running, wanted render.Files) error {
 		if held.overlap(a) {
 			continue
 		}
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, network(a), a.String())
+		err := listening.Try(ctx, network(a), a.String())
 		switch {
-		case err == nil:
-			l.Close() // nothing was accepted
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, syscall.EADDRINUSE):
@@ -113,7 +110,7 @@ func probe(ctx context.Context, running, wanted render.Files) error {
 				Words: fmt.Sprintf("the address %s is not one of this host's", a),
 			}
 		}
-		// Everything else, such as a port that only HAProxy may bind, is HAProxy's to find out.
+		// Everything else, such as a free port that only HAProxy may bind, is HAProxy's to find out.
 	}
 	return nil
 }

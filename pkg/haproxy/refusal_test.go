@@ -166,7 +166,7 @@ func TestRefusedTextIsNotCheckedForEachServer(t *testing.T) {
 			if _, err := b.driver.Apply(t.Context(), files(b.text("    nonsense\n", server))); asRefused(err) == nil {
 				t.Fatalf("got %v, want a refusal", err)
 			}
-			live, err := b.driver.api.servers(t.Context())
+			live, err := b.driver.api.servers(t.Context(), b.worker(t))
 			if err != nil || len(live) != 1 || live[0].weight != i+2 {
 				t.Fatalf("%d: running %+v, %v", i, live, err)
 			}

@@ -130,8 +130,10 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 }
 
 // putBack restores the files from before a failed reload. Only a worker that is started after this
-// surely runs them.
+// surely runs them. They are not taken for what runs if they are none of ours: what runs is checked
+// again with our rights when the file follows it.
 func (d *Driver) putBack(before, failed render.Files) error {
+	ours := d.ours(before)
 	d.onDisk = nil
 	if before == nil {
 		return nil
@@ -139,8 +141,15 @@ func (d *Driver) putBack(before, failed render.Files) error {
 	if err := d.store.restore(before); err != nil {
 		return err
 	}
-	d.onDisk, d.diskTime = before, time.Now()
+	if ours {
+		d.onDisk, d.diskTime = before, time.Now()
+	}
 	return d.store.prune(failed, before)
+}
+
+// ours tells whether files that were read back are what the driver put there, or an agent before it.
+func (d *Driver) ours(files render.Files) bool {
+	return d.onDisk != nil && sameFiles(files, d.onDisk) || d.store.readApplied().Hash == textHash(files)
 }
 
 // errUnconfirmed says that a worker was started with the new text but does not run it as wanted.
@@ -188,14 +197,16 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 		var err error
 		i, err = d.api.info(ctx)
 		if err == nil && i.worker.Pid == pid && !i.stopping {
-			break
+			if err = d.verify(ctx, i.worker); err == nil {
+				break
+			}
 		}
 		if pause(ctx, pollEvery) != nil {
 			return errors.Join(fmt.Errorf("the new worker %d does not answer at %s", pid, d.cfg.RuntimeSocket), err)
 		}
 	}
 	d.meet(i)
-	live, err := d.api.servers(ctx)
+	live, err := d.api.servers(ctx, d.worker)
 	if err != nil {
 		return err
 	}

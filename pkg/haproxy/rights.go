@@ -60,7 +60,7 @@ func drivable(want render.Files, socket string, shared bool) error {
 		}
 	}
 	return &Refused{Stage: StageText, Words: fmt.Sprintf(
-		"the global section %s \"stats socket %s mode %s level admin\"", fault, socket, socketMode)}
+		"the global section %s \"stats socket %s mode %s level admin expose-fd listeners\"", fault, socket, socketMode)}
 }
 
 // openToGroup tells whether a socket's line lets a group connect.

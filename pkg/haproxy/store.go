@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
@@ -20,16 +22,21 @@ import (
 )
 
 const (
-	candidatePrefix = ".candidate-"
+	candidatePrefix = "sidekick-check-"
 	appliedName     = "applied.json"
+	readLimit       = 64 << 20 // of a set of files that is read back
 )
 
 // store is the configuration and the files it names, on disk. At every instruction the files are
 // ones that HAProxy accepts: candidates are complete and checked elsewhere before the first live
 // name changes, the configuration's name changes last, and what only the former one names goes
 // after the new one is confirmed.
+//
+// HAProxy may write in the live directory as well, and may have been broken into. So what is checked
+// never lies there, and what is read back from there is looked at with suspicion.
 type store struct {
 	path string
+	work string // only we write there; "" if there is no such place that lasts
 }
 
 func (s store) dir() string { return filepath.Dir(s.path) }
@@ -49,7 +56,7 @@ func (s store) valid(files render.Files) error {
 	}
 	seen := map[string]bool{filepath.Base(s.path): true, appliedName: true}
 	for _, f := range files[1:] {
-		if !filepath.IsLocal(f.Name) || filepath.Clean(f.Name) != f.Name || strings.HasPrefix(f.Name, ".") || seen[f.Name] {
+		if !isPlainName(f.Name) || seen[f.Name] {
 			return &Refused{Stage: StageText, Words: fmt.Sprintf("the file name %q is not allowed or used twice", f.Name)}
 		}
 		seen[f.Name] = true
@@ -57,30 +64,54 @@ func (s store) valid(files render.Files) error {
 	return nil
 }
 
-// stage writes a complete candidate into a directory of its own beside the live files.
+// isPlainName tells whether a name can only mean a file in the directory itself, and none of our own
+// unfinished ones.
+func isPlainName(name string) bool {
+	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
+}
+
+// stage writes a complete candidate into a new directory that only we can write: what is checked must
+// be what was rendered, for HAProxy's program runs with our rights when it checks.
 func (s store) stage(files render.Files) (candidate, error) {
 	if err := s.valid(files); err != nil {
 		return candidate{}, err
 	}
-	dir, err := os.MkdirTemp(s.dir(), candidatePrefix)
+	dir, err := s.newDir()
 	if err != nil {
 		return candidate{}, fmt.Errorf("stage the configuration: %w", err)
 	}
 	c := candidate{store: s, dir: dir, files: files}
 	for _, f := range files {
-		if err := writeFile(s.at(dir, f.Name), f); err != nil {
-			return candidate{}, errors.Join(err, c.discard())
+		if err := os.WriteFile(s.at(dir, f.Name), []byte(f.Text()), 0o600); err != nil {
+			return candidate{}, errors.Join(fmt.Errorf("stage the configuration: %w", err), c.discard())
 		}
 	}
 	return c, nil
 }
 
-// writeFile writes one file for good and makes its directories.
-func writeFile(path string, f render.File) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
-		return fmt.Errorf("write %s: %w", path, err)
+// newDir makes a directory for a candidate. Its path is absolute, for the check works in it.
+func (s store) newDir() (string, error) {
+	if err := s.makeWork(); err != nil {
+		return "", err
 	}
-	return atomicfile.Write(path, 0o644, func(w io.Writer) error {
+	dir, err := os.MkdirTemp(s.work, candidatePrefix)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
+}
+
+// makeWork makes the directory of our own.
+func (s store) makeWork() error {
+	if s.work == "" {
+		return nil
+	}
+	return os.MkdirAll(s.work, 0o700)
+}
+
+// write puts one file in the live place.
+func (s store) write(f render.File) error {
+	return atomicfile.Write(s.at(s.dir(), f.Name), 0o644, func(w io.Writer) error {
 		_, err := f.WriteTo(w)
 		return err
 	})
@@ -105,12 +136,8 @@ func (c candidate) discard() error { return os.RemoveAll(c.dir) }
 // configuration.
 func (c candidate) swap() error {
 	for _, f := range slices.Backward(c.files) {
-		live := c.store.at(c.store.dir(), f.Name)
-		if err := os.MkdirAll(filepath.Dir(live), 0o755); err != nil { //nolint:gosec // see writeFile
-			return fmt.Errorf("swap %s: %w", live, err)
-		}
-		if err := os.Rename(c.store.at(c.dir, f.Name), live); err != nil {
-			return fmt.Errorf("swap %s: %w", live, err)
+		if err := c.store.write(f); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -119,22 +146,27 @@ func (c candidate) swap() error {
 // restore puts an earlier set back: the configuration first, for it may not need what came later.
 func (s store) restore(files render.Files) error {
 	for _, f := range files {
-		if err := writeFile(s.at(s.dir(), f.Name), f); err != nil {
+		if err := s.write(f); err != nil {
 			return fmt.Errorf("put the former configuration back: %w", err)
 		}
 	}
 	return nil
 }
 
-// prune removes the files that only before has.
+// prune removes the files that only before has, as far as they are plain files.
 func (s store) prune(before, now render.Files) error {
 	var errs []error
 	for _, f := range before {
-		if !slices.ContainsFunc(now, func(n render.File) bool { return n.Name == f.Name }) {
-			err := os.Remove(s.at(s.dir(), f.Name))
-			if !errors.Is(err, os.ErrNotExist) {
-				errs = append(errs, err)
-			}
+		if !isPlainName(f.Name) || slices.ContainsFunc(now, func(n render.File) bool { return n.Name == f.Name }) {
+			continue
+		}
+		path := s.at(s.dir(), f.Name)
+		info, err := os.Lstat(path)
+		if err == nil && info.Mode().IsRegular() {
+			err = os.Remove(path)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
@@ -143,15 +175,48 @@ func (s store) prune(before, now render.Files) error {
 // read returns the live files: the configuration and those of the names. A set of which a part
 // cannot be read is an error.
 func (s store) read(names []string) (render.Files, error) {
-	var files render.Files
-	for _, name := range append([]string{""}, names...) {
-		text, err := os.ReadFile(s.at(s.dir(), name))
+	files := render.Files{{}}
+	for _, name := range names {
+		files = append(files, render.File{Name: name})
+	}
+	if err := s.valid(files); err != nil {
+		return nil, fmt.Errorf("read the live configuration: %w", err)
+	}
+	left := readLimit
+	for i, f := range files {
+		text, err := readPlain(s.at(s.dir(), f.Name), left)
 		if err != nil {
 			return nil, fmt.Errorf("read the live configuration: %w", err)
 		}
-		files = append(files, render.File{Name: name, Blocks: []render.Block{render.NewBlock("", string(text))}})
+		left -= len(text)
+		files[i].Blocks = []render.Block{render.NewBlock("", string(text))}
 	}
-	return files, s.valid(files)
+	return files, nil
+}
+
+// readPlain reads a file in a directory where others write: it follows no link, waits for nobody, as
+// opening a pipe would, and does not grow without end.
+func readPlain(path string, limit int) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s is a link: put a plain file there or remove it", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // only read
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no plain file: put one there or remove it", path)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err == nil && len(text) > limit {
+		err = fmt.Errorf("%s is too large: all files together may have %d MiB", path, readLimit>>20)
+	}
+	return text, err
 }
 
 // tempAge is how old an unfinished file must be to be nobody's: an atomic write takes a moment.
@@ -162,20 +227,30 @@ var tempName = regexp.MustCompile(`\.[0-9]+$`)
 
 // tidy removes candidates and unfinished files that a crash left.
 func (s store) tidy() error {
-	left, err := filepath.Glob(filepath.Join(s.dir(), candidatePrefix+"*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
+	if s.work != "" {
+		if err := s.tidyWork(); err != nil {
 			return err
 		}
 	}
-	for _, name := range append([]string{"", appliedName, filepath.Base(s.path) + ".refused"}, s.readApplied().Files...) {
-		if name != "" && !filepath.IsLocal(name) {
+	for _, name := range append([]string{"", filepath.Base(s.path) + ".refused"}, s.readApplied().Files...) {
+		if err := unfinished(s.at(s.dir(), name)); err != nil {
+			return err
+		}
+	}
+	return unfinished(s.note())
+}
+
+// tidyWork removes the candidates in the directory of our own.
+func (s store) tidyWork() error {
+	entries, err := os.ReadDir(s.work)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), candidatePrefix) {
 			continue
 		}
-		if err := unfinished(s.at(s.dir(), name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(s.work, e.Name())); err != nil {
 			return err
 		}
 	}
@@ -205,13 +280,16 @@ func unfinished(path string) error {
 	return nil
 }
 
-// applied is what the driver leaves beside the configuration: which worker was seen to run which
-// files.
+// applied is what the driver leaves for its next start: which worker was seen to run which files.
 type applied struct {
 	Hash  string   `json:"hash"`
 	Files []string `json:"files"` // names besides the configuration's
 	Worker
 }
+
+// note is where that is kept: where only we write, if there is such a place. Then a set of files whose
+// hash is in it is surely one of ours.
+func (s store) note() string { return filepath.Join(cmp.Or(s.work, s.dir()), appliedName) }
 
 // writeApplied notes that the worker runs the files, which are the ones on disk.
 func (s store) writeApplied(files render.Files, w Worker) error {
@@ -219,7 +297,10 @@ func (s store) writeApplied(files render.Files, w Worker) error {
 	for _, f := range files[1:] {
 		a.Files = append(a.Files, f.Name)
 	}
-	return atomicfile.Write(s.at(s.dir(), appliedName), 0o644, func(out io.Writer) error {
+	if err := s.makeWork(); err != nil {
+		return err
+	}
+	return atomicfile.Write(s.note(), 0o644, func(out io.Writer) error {
 		return json.NewEncoder(out).Encode(a)
 	})
 }
@@ -227,8 +308,8 @@ func (s store) writeApplied(files render.Files, w Worker) error {
 // readApplied returns the note; a missing or broken one is a zero note.
 func (s store) readApplied() applied {
 	var a applied
-	text, err := os.ReadFile(s.at(s.dir(), appliedName))
-	if err != nil || json.Unmarshal(text, &a) != nil {
+	text, err := readPlain(s.note(), readLimit)
+	if err != nil || json.Unmarshal(text, &a) != nil || slices.ContainsFunc(a.Files, func(name string) bool { return !isPlainName(name) }) {
 		return applied{}
 	}
 	return a

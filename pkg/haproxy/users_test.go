@@ -87,7 +87,7 @@ func wanted(cfg Config, i int) (render.Files, error) {
 	}
 	want := files(string(text))
 	if entries, err := os.ReadFile(textName(cfg, i) + ".map"); err == nil {
-		want = append(want, render.File{Name: "maps/hosts.map", Blocks: []render.Block{render.NewBlock("", string(entries))}})
+		want = append(want, render.File{Name: "hosts.map", Blocks: []render.Block{render.NewBlock("", string(entries))}})
 	}
 	return want, nil
 }
@@ -119,7 +119,7 @@ func TestTwoUsersAndTwoPidNamespaces(t *testing.T) {
 			t.Fatal(err)
 		}
 		one, two, low := haproxytest.Server(t, "one"), haproxytest.Server(t, "two"), lowAddress(t, "127.0.0.23")
-		mapped := strings.Replace(b.text("", "s1 "+one), "default_backend be_web", "bind "+low+"\n    use_backend %[req.hdr(host),lower,map(maps/hosts.map,be_web)]", 1)
+		mapped := strings.Replace(b.text("", "s1 "+one), "default_backend be_web", "bind "+low+"\n    use_backend %[req.hdr(host),lower,map(hosts.map,be_web)]", 1)
 		texts := []string{
 			b.text("", "s1 "+one),
 			b.text("", "s1 "+one, "s2 "+two+" weight 5"),
@@ -221,7 +221,7 @@ func (b *bench) agentContainer(tb testing.TB) {
 func (b *bench) sharesFiles(tb testing.TB) {
 	tb.Helper()
 	modes := map[string]fs.FileMode{
-		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "maps": fs.ModeDir | fs.ModeSetgid | 0o755, "maps/hosts.map": 0o644,
+		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "hosts.map": 0o644,
 		filepath.Base(b.cfg.MasterSocket): fs.ModeSocket | 0o660, filepath.Base(b.cfg.RuntimeSocket): fs.ModeSocket | 0o660,
 	}
 	for name, want := range modes {

@@ -63,13 +63,18 @@ type liveServer struct {
 	weight        int
 }
 
-// servers asks for the state of all servers.
-func (r runtimeAPI) servers(ctx context.Context) ([]liveServer, error) {
-	answer, err := ask(ctx, r.path, "show servers state")
+// servers asks for the state of all servers of that worker: while another HAProxy takes over the
+// socket, either may answer.
+func (r runtimeAPI) servers(ctx context.Context, of Worker) ([]liveServer, error) {
+	answer, err := ask(ctx, r.path, "show info;show servers state")
 	if err != nil {
 		return nil, err
 	}
-	return parseServers(answer)
+	head, list, _ := strings.Cut(answer, "\n\n")
+	if i, err := parseInfo(head); err != nil || i.worker != of {
+		return nil, errors.Join(errOtherWorker, err)
+	}
+	return parseServers(list)
 }
 
 // adminMaint are the bits of srv_admin_state that mean forced or inherited maintenance.

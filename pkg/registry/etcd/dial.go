@@ -43,7 +43,7 @@ func Dial(cfg Config) (*clientv3.Client, error) {
 	}
 	auth, why := newAuthority(cfg.Username, cfg.Password), &reasons{}
 	c, err := clientv3.New(clientv3.Config{
-		Context:   context.WithValue(context.Background(), reasonsKey{}, why), // until Close
+		Context:   context.WithValue(context.Background(), reasonsKey{}, why), //nolint:forbidigo // the client's own, until Close
 		Endpoints: cfg.Endpoints,
 		TLS:       cfg.TLS,
 		Logger:    zap.NewNop(), // what goes wrong comes back as errors

@@ -1,0 +1,49 @@
+package haproxy
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+)
+
+// TestTakenLowPort: an agent that may not bind a port sees all the same that another program has it, and
+// HAProxy is not asked for it.
+func TestTakenLowPort(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("left out: only root can start programs as other users")
+	}
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		dir := filepath.Dir(b.cfg.Path)
+		if err := errors.Join(os.Chown(dir, 0, sharedGroup), os.Chmod(dir, os.ModeSetgid|0o770)); err != nil {
+			t.Fatal(err)
+		}
+		low := lowAddress(t, "127.0.0.24")
+		taken, err := net.Listen("tcp", low)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		one := haproxytest.Server(t, "one")
+		for i, text := range []string{b.text("", "s1 "+one), b.text("", "s1 "+one) + "frontend low from web\n    bind " + low + "\n    default_backend be_web\n"} {
+			if err := os.WriteFile(textName(b.cfg, i), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.container(t)
+		b.agentContainer(t)
+		want := "the address " + low + " is taken by another program"
+		if got, err := os.ReadFile(textName(b.cfg, 1) + ".answer"); err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("answer: got %s, %v, want %s", got, err, want)
+		}
+		p, err := masterCLI{b.cfg.MasterSocket}.processes(t.Context())
+		if err != nil || p.reloads != 1 {
+			t.Errorf("reloads: got %d, %v, want that of the first text alone", p.reloads, err)
+		}
+	})
+}
