@@ -88,6 +88,9 @@ func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- 
 			if live && same(last, c) {
 				continue
 			}
+			if last == nil {
+				last = v.former()
+			}
 			live = true
 			next = &Snapshot{Catalog: c, Live: true}
 			if err := send(ctx, changed, c); err != nil {
@@ -132,6 +135,20 @@ func (v *View) cached() *Snapshot {
 	v.Log.WithFields(logrus.Fields{"saved": saved, "revision": c.Revision, "services": len(c.Services)}).
 		Warn("registry does not answer: the last good catalog is in force")
 	return &Snapshot{Catalog: c, Saved: saved}
+}
+
+// former is the copy on disk for what it says of services that are not registered any more, such as
+// those of a host that comes back later than its lease lasts: they stay, without instances, and the
+// proxy need not be reloaded twice for them. It is nil if there is none to use.
+func (v *View) former() *service.Catalog {
+	if v.CachePath == "" {
+		return nil
+	}
+	c, _, err := readCopy(v.CachePath, v.Source, v.MaxCacheAge, time.Now())
+	if err != nil {
+		return nil
+	}
+	return c
 }
 
 func (v *View) report(err error) {

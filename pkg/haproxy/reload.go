@@ -155,9 +155,10 @@ func (d *Driver) ours(files render.Files) bool {
 // errUnconfirmed says that a worker was started with the new text but does not run it as wanted.
 var errUnconfirmed = errors.New("the reload could not be confirmed")
 
-// reloadError gives a failed reload HAProxy's own words. One that was not made is no refusal.
+// reloadError gives a failed reload HAProxy's own words. One that was not made is no refusal, nor is
+// one that cannot be confirmed because another HAProxy came in between: the text is not to blame.
 func (d *Driver) reloadError(err error, words string, mark int) error {
-	if !errors.Is(err, errReloadFailed) && !errors.Is(err, errUnconfirmed) {
+	if !errors.Is(err, errReloadFailed) && !errors.Is(err, errUnconfirmed) || errors.Is(err, errTwo) || errors.Is(err, errOtherWorker) {
 		return fmt.Errorf("reload: %w", err)
 	}
 	if words == "" && d.child != nil {

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -43,6 +44,9 @@ func (m masterCLI) seat() seat {
 	return s
 }
 
+// errTwo says that the worker at the runtime socket is not the master's.
+var errTwo = errors.New("two haproxys answer")
+
 // verifyRounds is how often the worker is asked: of two that share a socket, either may answer.
 const verifyRounds = 8
 
@@ -64,8 +68,8 @@ func (d *Driver) verify(ctx context.Context, answering Worker) error {
 	}
 	for range verifyRounds {
 		if answering != mine {
-			return fmt.Errorf("two haproxys answer, an old one (process %d) at %s and a new one (process %d) at %s: stop the old one",
-				answering.Pid, d.cfg.RuntimeSocket, mine.Pid, d.cfg.MasterSocket)
+			return fmt.Errorf("%w, an old one (process %d) at %s and a new one (process %d) at %s: stop the old one",
+				errTwo, answering.Pid, d.cfg.RuntimeSocket, mine.Pid, d.cfg.MasterSocket)
 		}
 		i, err := d.api.info(ctx)
 		if err != nil {

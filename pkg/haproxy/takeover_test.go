@@ -94,6 +94,7 @@ func takeOver(t *testing.T, b *bench, extra string) {
 		}
 	}
 	stopOld()
+	t.Cleanup(func() { t.Logf("state at the end: %+v", b.driver.State()) })
 	haproxytest.Until(t, "two to answer", func() bool { return b.driver.State().Status == "in step" && load.Sent()["two"] > 0 })
 	b.inStep(t, text(extra, "s1 "+one, "s2 "+two))
 	p, err := b.driver.master.processes(t.Context())
