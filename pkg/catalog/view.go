@@ -88,10 +88,7 @@ func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- 
 			if live && same(last, c) {
 				continue
 			}
-			if last == nil {
-				last = v.former()
-			}
-			live = true
+			last, live = v.former(last), true
 			next = &Snapshot{Catalog: c, Live: true}
 			if err := send(ctx, changed, c); err != nil {
 				return err
@@ -137,12 +134,12 @@ func (v *View) cached() *Snapshot {
 	return &Snapshot{Catalog: c, Saved: saved}
 }
 
-// former is the copy on disk for what it says of services that are not registered any more, such as
-// those of a host that comes back later than its lease lasts: they stay, without instances, and the
-// proxy need not be reloaded twice for them. It is nil if there is none to use.
-func (v *View) former() *service.Catalog {
-	if v.CachePath == "" {
-		return nil
+// former is the catalog before the present one: the last, else the copy on disk, if there is one to
+// use. Services that only it has, such as those of a host that comes back later than its lease lasts,
+// stay without instances, and the proxy need not be reloaded twice for them.
+func (v *View) former(last *service.Catalog) *service.Catalog {
+	if last != nil || v.CachePath == "" {
+		return last
 	}
 	c, _, err := readCopy(v.CachePath, v.Source, v.MaxCacheAge, time.Now())
 	if err != nil {

@@ -267,6 +267,24 @@ func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 	})
 }
 
+// TestServicesOfTheCopyAreKept: the services of a host whose agent was away for longer than its lease
+// stay in the model until they are registered again.
+func TestServicesOfTheCopyAreKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		if err := (&View{CachePath: path, Source: prefix}).write(newRegistry(t).with("a", "own"), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		reg := newRegistry(t)
+		r := run(t, &View{CachePath: path, Source: prefix, KeepEmpty: time.Hour, MaxCacheAge: 24 * time.Hour})
+		r.in <- reg.with("a")
+		r.want(t, "a (own)")
+		r.in <- reg.with("a", "own")
+		r.want(t, "a own")
+		r.stop(t)
+	})
+}
+
 func TestLiveCatalogIsPassedThoughItEqualsTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
