@@ -98,8 +98,9 @@ func takeOver(t *testing.T, b *bench, extra string) {
 	haproxytest.Until(t, "two to answer", func() bool { return b.driver.State().Status == "in step" && load.Sent()["two"] > 0 })
 	b.inStep(t, text(extra, "s1 "+one, "s2 "+two))
 	p, err := b.driver.master.processes(t.Context())
-	if err != nil || p.reloads > 1 || b.worker(t).Pid != p.current() {
-		t.Errorf("after it: got %+v, %v, want at most one reload", p, err)
+	// The old one may answer once more between the look and the end of a reload, which is then repeated.
+	if err != nil || p.reloads > 2 || b.worker(t).Pid != p.current() {
+		t.Errorf("after it: got %+v, %v, want at most two reloads", p, err)
 	}
 	load.MustLoseNothing(t)
 }
