@@ -46,8 +46,8 @@ func haproxyCommand() *cobra.Command {
 
 // haproxyAlive says whether the HAProxy that this command starts is there.
 func (s *settings) haproxyAlive(cmd *cobra.Command) error {
-	if !haproxy.Answers(cmd.Context(), s.haproxyFiles()) {
-		return fmt.Errorf("no HAProxy answers at %s; start it with: sidekick haproxy", s.haproxyMasterSocket)
+	if err := haproxy.Alive(cmd.Context(), s.haproxyFiles()); err != nil {
+		return fmt.Errorf("%w; start HAProxy anew with: sidekick haproxy", err)
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), "alive")
 	return nil

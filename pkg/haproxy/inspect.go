@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -30,6 +31,18 @@ func Bound(configuration string) []uint16 {
 	return ports
 }
 
-// Answers tells whether a HAProxy answers at the master's socket of c. A second one beside it would
-// share its ports, and nobody would notice.
+// Answers tells whether a HAProxy answers at the master's or the worker's socket of c. A second one
+// beside it would share its ports, and nobody would notice.
 func Answers(ctx context.Context, c Config) bool { return NewSupervisor(c).answered(ctx) }
+
+// Alive returns an error unless both the master and a worker answer: a worker that has lost its master
+// serves on, but can never be reloaded.
+func Alive(ctx context.Context, c Config) error {
+	if _, err := (masterCLI{c.MasterSocket}).processes(ctx); err != nil {
+		return fmt.Errorf("haproxy's master does not answer: %w", err)
+	}
+	if _, err := (runtimeAPI{c.RuntimeSocket}).info(ctx); err != nil {
+		return fmt.Errorf("haproxy's worker does not answer: %w", err)
+	}
+	return nil
+}

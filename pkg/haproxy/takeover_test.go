@@ -140,3 +140,20 @@ func endsWith(tb testing.TB, cmd *exec.Cmd) {
 		cmd.Wait()
 	})
 }
+
+// TestAlive: a worker without its master is not enough.
+func TestAlive(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t.T, t.Bin)
+		if err := Prepare(t.Context(), b.cfg); err != nil {
+			t.Fatal(err)
+		}
+		cmd := b.launch(t)
+		endsWith(t, cmd)
+		haproxytest.Until(t, "both to answer", func() bool { return Alive(t.Context(), b.cfg) == nil })
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		haproxytest.Until(t, "the master's end to be seen", func() bool { return Alive(t.Context(), b.cfg) != nil })
+	})
+}
