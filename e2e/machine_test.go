@@ -71,6 +71,10 @@ func newMachines(t *testing.T, names ...string) []*machine {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(func() { // engines make directories that containers mount where they themselves look: only if empty
+		os.Remove("/etc/sidekick/haproxy")
+		os.Remove("/etc/sidekick")
+	})
 	var made []*machine
 	for _, name := range names {
 		host, err := network.Host(ctx, name)
