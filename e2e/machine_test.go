@@ -71,7 +71,8 @@ func newMachines(t *testing.T, names ...string) []*machine {
 			t.Error(err)
 		}
 	})
-	t.Cleanup(func() { // engines make directories that containers mount where they themselves look: only if empty
+	// An engine makes the directories that containers mount on the machine itself; what is not empty stays.
+	t.Cleanup(func() {
 		os.Remove("/etc/sidekick/haproxy")
 		os.Remove("/etc/sidekick")
 	})
