@@ -56,11 +56,10 @@ func (l *loop) audit(ctx context.Context) {
 	if l.running == nil {
 		return
 	}
-	live, err := l.api.servers(ctx, l.worker)
+	m, err := l.compared(ctx, l.running)
 	if err != nil {
 		return // look finds out more
 	}
-	m := compare(l.running[0].Text(), live, l.can, l.isLeaving)
 	l.mu.Lock()
 	l.view.Differences = m.count
 	l.mu.Unlock()

@@ -1,11 +1,14 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -40,11 +43,7 @@ func (d *Driver) change(ctx context.Context, cmds []Command) error {
 	if err := d.makeRoom(ctx, cmds); err != nil {
 		return err
 	}
-	var all []statement
-	for _, c := range cmds {
-		all = append(all, d.statements(c)...)
-	}
-	err := d.send(ctx, all)
+	err := d.run(ctx, cmds)
 	var refused *commandError
 	if err == nil || errors.As(err, &refused) {
 		d.mu.Lock()
@@ -52,6 +51,79 @@ func (d *Driver) change(ctx context.Context, cmds []Command) error {
 		d.mu.Unlock()
 	}
 	return err
+}
+
+// run sends commands in their order: all at once, but for whole maps, whose statements need an answer
+// to those before them.
+func (d *Driver) run(ctx context.Context, cmds []Command) error {
+	var all []statement
+	var refusals error
+	for _, c := range cmds {
+		if c.Op != OpMapReplace {
+			all = append(all, d.statements(c)...)
+			continue
+		}
+		for _, next := range []func() error{
+			func() error { return d.send(ctx, all) },
+			func() error { return d.replaceMap(ctx, c) },
+		} {
+			err := next()
+			if _, refused := errors.AsType[*commandError](err); err != nil && !refused {
+				return err
+			}
+			refusals = errors.Join(refusals, err)
+		}
+		all = nil
+	}
+	if len(all) == 0 {
+		return refusals
+	}
+	return errors.Join(refusals, d.send(ctx, all))
+}
+
+// newVersion is HAProxy's answer to the preparation of a map.
+var newVersion = regexp.MustCompile(`^New version created: (\d+)$`)
+
+// replaceMap puts a whole map in force as one transaction: no request sees a part of it.
+func (d *Driver) replaceMap(ctx context.Context, c Command) error {
+	version := ""
+	err := d.send(ctx, []statement{{
+		text:   "prepare map " + c.File,
+		accept: newVersion.MatchString,
+		done:   func(answer string) { version = newVersion.FindStringSubmatch(answer)[1] },
+	}})
+	if err != nil {
+		return err
+	}
+	var fill []statement
+	for _, part := range payloads(c.Entries) {
+		fill = append(fill, statement{text: "add map @" + version + " " + c.File + payloadMark + part})
+	}
+	if len(fill) > 0 {
+		err = d.send(ctx, fill)
+	}
+	if err != nil {
+		return errors.Join(err, d.send(ctx, []statement{{text: "clear map @" + version + " " + c.File}}))
+	}
+	return d.send(ctx, []statement{{text: "commit map @" + version + " " + c.File}})
+}
+
+// payloads are the entries of a map in portions that HAProxy takes.
+func payloads(entries []Entry) []string {
+	var all []string
+	var part strings.Builder
+	for _, e := range entries {
+		row := e.Key + " " + e.Value + "\n"
+		if part.Len()+len(row) > maxLine {
+			all = append(all, part.String())
+			part.Reset()
+		}
+		part.WriteString(row)
+	}
+	if part.Len() > 0 {
+		all = append(all, part.String())
+	}
+	return all
 }
 
 // send runs statements on the known worker and judges their answers.
@@ -147,7 +219,7 @@ func (d *Driver) deleteLeaving(ctx context.Context) error {
 	var all []statement
 	for _, target := range slices.Sorted(maps.Keys(d.leaving)) {
 		gone := d.leaving[target]
-		if time.Since(gone.since) > d.cfg.DrainLimit {
+		if time.Since(gone.since) > cmp.Or(gone.Drain, d.cfg.DrainLimit) {
 			all = append(all, statement{
 				text:   "shutdown sessions server " + target,
 				accept: func(string) bool { return true },

@@ -3,6 +3,7 @@ package haproxy
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Op is what a runtime command does.
@@ -12,20 +13,41 @@ type Op string
 const (
 	OpAdd     Op = "add"     // a new server, in service unless Disabled
 	OpWeight  Op = "weight"  // another weight
+	OpMaxconn Op = "maxconn" // another limit of requests at once
 	OpEnable  Op = "enable"  // in service
 	OpDisable Op = "disable" // out of service, streams in flight go on
+	OpRaise   Op = "raise"   // up again, for a server that is down without a check of its own
+	OpCheck   Op = "check"   // its health checks go on
 	OpRemove  Op = "remove"  // out of service, deleted once nothing uses it
+
+	OpMapAdd     Op = "map-add"     // an entry that a map lacks
+	OpMapSet     Op = "map-set"     // another value for a key
+	OpMapDelete  Op = "map-delete"  // an entry
+	OpMapReplace Op = "map-replace" // all entries, as one transaction
+
+	OpCertificate     Op = "certificate"      // another one in place of a loaded one
+	OpCertificateLoad Op = "certificate-load" // one more, for a crt-list
+	OpCertificateDrop Op = "certificate-drop" // one that nothing uses any more
+	OpListAdd         Op = "list-add"         // a line at the end of a crt-list
+	OpListDelete      Op = "list-delete"      // the line of a certificate in a crt-list
 )
 
-// Command changes one server of a running HAProxy.
+// Command changes one server, or one file, of a running HAProxy.
 type Command struct {
 	Op              Op
 	Backend, Server string
 	Weight          int // for OpAdd and OpWeight
-	// The rest is for OpAdd; OpRemove has it too, to know the server again if it comes back.
+	Maxconn         int // for OpMaxconn; 0 is no limit
+	// The rest about servers is for OpAdd; OpRemove has it too, to know the server again if it comes
+	// back.
 	Address  string
 	Words    []string // words and arguments, without weight and disabled
 	Disabled bool
+	Drain    time.Duration // for OpRemove: how long sessions may go on; 0 is the driver's limit
+
+	File    string  // of maps, certificates and crt-lists: as the configuration names it
+	Entries []Entry // of a map
+	Text    string  // a certificate with its key, a line of a crt-list, the certificate's name for OpListDelete
 }
 
 // target names the server on HAProxy's command line.
@@ -39,12 +61,43 @@ func (c Command) lines() []string {
 		return c.addLines()
 	case OpWeight:
 		return []string{fmt.Sprintf("set server %s weight %d", c.target(), c.Weight)}
+	case OpMaxconn:
+		return []string{fmt.Sprintf("set maxconn server %s %d", c.target(), c.Maxconn)}
+	case OpRaise:
+		return []string{"set server " + c.target() + " health up"}
+	case OpCheck:
+		return []string{"enable health " + c.target()}
 	case OpEnable:
 		return []string{"set server " + c.target() + " state ready"}
 	case OpDisable:
 		return []string{"set server " + c.target() + " state maint"}
 	case OpRemove:
 		return []string{"set server " + c.target() + " state maint", "del server " + c.target()}
+	default:
+		return c.fileLines()
+	}
+}
+
+// fileLines are the statements for maps, certificates and crt-lists. What follows "<<" is the
+// payload, up to the end. A whole map takes a conversation, see replaceMap.
+func (c Command) fileLines() []string {
+	switch c.Op {
+	case OpMapAdd:
+		return []string{fmt.Sprintf("add map %s %s %s", c.File, c.Entries[0].Key, c.Entries[0].Value)}
+	case OpMapSet:
+		return []string{fmt.Sprintf("set map %s %s %s", c.File, c.Entries[0].Key, c.Entries[0].Value)}
+	case OpMapDelete:
+		return []string{fmt.Sprintf("del map %s %s", c.File, c.Entries[0].Key)}
+	case OpCertificate:
+		return []string{"set ssl cert " + c.File + payloadMark + c.Text, "commit ssl cert " + c.File}
+	case OpCertificateLoad:
+		return []string{"new ssl cert " + c.File, "set ssl cert " + c.File + payloadMark + c.Text, "commit ssl cert " + c.File}
+	case OpCertificateDrop:
+		return []string{"del ssl cert " + c.File}
+	case OpListAdd:
+		return []string{"add ssl crt-list " + c.File + payloadMark + c.Text + "\n"}
+	case OpListDelete:
+		return []string{"del ssl crt-list " + c.File + " " + c.Text}
 	default:
 		return nil
 	}

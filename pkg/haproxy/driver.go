@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -135,16 +136,20 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	if err := d.connect(ctx); err != nil {
 		return none, 0, d.unconnected(ctx, want, err)
 	}
-	diff := diff(d.running, want, d.can, d.reading)
-	if d.running == nil && d.unknown.needed() {
-		diff.reason = d.unknown
+	if n, ok := d.catchUp(ctx, want); ok {
+		return Result{How: HowRuntime, Commands: n}, 0, nil
+	}
+	diff, n, err := d.runtimePart(ctx, want)
+	if isRefusal(err) { // what ran was perhaps not what we thought
+		if n, ok := d.catchUp(ctx, want); ok {
+			return Result{How: HowRuntime, Commands: n}, 0, nil
+		}
 	}
 	res := none
-	n, err := d.runtimePart(ctx, want, diff)
 	if n > 0 {
 		res = Result{How: HowRuntime, Commands: n}
 	}
-	if _, ok := errors.AsType[*commandError](err); ok {
+	if isRefusal(err) {
 		diff.reload(ReasonRefused, err.Error())
 		d.unknown = diff.reason // also if the reload has to wait
 	} else if err != nil {
@@ -156,7 +161,7 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	res.Reason = diff.reason
 	wait, err := d.reload(ctx, want)
 	if err != nil && d.running == nil && d.former != nil {
-		d.settle(ctx, d.former)
+		d.mend(ctx, d.former) // so that later changes have something to start from
 	}
 	if err == nil && wait == 0 {
 		res.How = HowReload
@@ -176,17 +181,30 @@ func (d *Driver) unconnected(ctx context.Context, want render.Files, err error) 
 	return err
 }
 
-// runtimePart runs the commands of a difference on the worker and notes what is in force after them.
-func (d *Driver) runtimePart(ctx context.Context, want render.Files, diff *difference) (int, error) {
+// isRefusal tells whether HAProxy refused a command.
+func isRefusal(err error) bool {
+	_, refused := errors.AsType[*commandError](err)
+	return refused
+}
+
+// runtimePart finds out how want differs from what runs, does by commands what they can do, and notes
+// what is in force after them.
+func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*difference, int, error) {
+	diff := diff(d.running, want, d.can, d.reading)
 	if d.running == nil {
-		return 0, nil
+		if d.unknown.needed() {
+			diff.reason = d.unknown
+		}
+		return diff, 0, nil
 	}
 	cmds := diff.commands()
 	if err := d.change(ctx, cmds); err != nil {
 		former := d.running
 		d.forget(Reason{})
-		d.former = former
-		return 0, err
+		if len(diff.files.certificates) == 0 { // which certificate runs cannot be seen
+			d.former = former
+		}
+		return diff, 0, err
 	}
 	after := diff.afterCommands(d.running, want)
 	if len(cmds) > 0 || !sameFiles(after, d.running) {
@@ -197,7 +215,7 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files, diff *diffe
 	} else {
 		d.inForce(after, diff.reading)
 	}
-	return len(cmds), nil
+	return diff, len(cmds), nil
 }
 
 // inForce notes what runs.
@@ -294,13 +312,13 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if !certain {
 		return nil
 	}
-	live, err := d.api.servers(ctx, d.worker)
+	d.learn(ctx, files[0].Text())
+	m, err := d.compared(ctx, files)
 	if err != nil {
 		return err
 	}
-	d.learn(ctx, files[0].Text())
-	m := compare(files[0].Text(), live, d.can, d.isLeaving)
 	if m.count > 0 {
+		d.former = files // and what an agent before us did since
 		return nil
 	}
 	if err := d.change(ctx, m.left); err != nil {
@@ -393,19 +411,66 @@ func (d *Driver) startable(ctx context.Context, held, want render.Files) error {
 	return probe(ctx, held, want)
 }
 
-// settle brings servers back to an earlier text after commands that failed half way and a reload
-// that was refused, so that later changes have something to start from.
-func (d *Driver) settle(ctx context.Context, files render.Files) {
+// compared holds what the worker runs against files: its servers and its maps.
+func (d *Driver) compared(ctx context.Context, files render.Files) (mismatch, error) {
 	live, err := d.api.servers(ctx, d.worker)
 	if err != nil {
-		return
+		return mismatch{}, err
 	}
 	m := compare(files[0].Text(), live, d.can, d.isLeaving)
-	if m.reload != "" || d.change(ctx, m.repair) != nil {
-		return
+	return m, d.compareMaps(ctx, files, &m)
+}
+
+// compareMaps adds what maps hold otherwise than their files say.
+func (d *Driver) compareMaps(ctx context.Context, files render.Files, m *mismatch) error {
+	for _, f := range files[1:] {
+		u := usesOf(files, f.Name)
+		if u.kind() != useMap || u.other != "" {
+			continue
+		}
+		var live *table
+		err := d.send(ctx, []statement{{
+			text:   "show map " + f.Name,
+			accept: func(string) bool { return true },
+			done:   func(answer string) { live = parseTable(answer) },
+		}})
+		if err != nil {
+			return err
+		}
+		cmds, why := live.changes(f.Name, readTable(f.Text()), slices.ContainsFunc(u.maps, ordered))
+		if why == "" && len(cmds) > 0 {
+			m.repair = append(m.repair, cmds...)
+			m.count++
+		}
+	}
+	return nil
+}
+
+// catchUp brings a worker that runs something on the way from an earlier text to want, if that way
+// takes commands alone: what they have done so far can be seen.
+func (d *Driver) catchUp(ctx context.Context, want render.Files) (commands int, ok bool) {
+	if d.running != nil || d.former == nil || d.unknown.needed() {
+		return 0, false
+	}
+	if diff(d.former, want, d.can, nil).reason.needed() {
+		return 0, false
+	}
+	return d.mend(ctx, want)
+}
+
+// mend makes servers and maps what a text says, if commands can, and notes that it is in force.
+func (d *Driver) mend(ctx context.Context, files render.Files) (commands int, ok bool) {
+	m, err := d.compared(ctx, files)
+	if err != nil || m.reload != "" {
+		return 0, false
+	}
+	cmds := slices.Concat(m.repair, m.left)
+	if d.change(ctx, cmds) != nil {
+		return 0, false
 	}
 	d.inForce(files, nil)
 	d.dirty()
+	return len(cmds), true
 }
 
 func (d *Driver) isLeaving(target string) bool {

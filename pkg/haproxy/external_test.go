@@ -86,8 +86,7 @@ func TestExternalStartAndStop(t *testing.T) {
 }
 
 // TestAdoptWithoutReload: a driver that is started anew finds its HAProxy and changes nothing (P2);
-// after that it uses the runtime path. A driver that was killed before the file followed costs one
-// reload.
+// after that it uses the runtime path, also after a driver that was killed before the file followed.
 func TestAdoptWithoutReload(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
 		b := external(t, t.Bin)
@@ -119,10 +118,13 @@ func TestAdoptWithoutReload(t *testing.T) {
 			t.Errorf("by another driver: got %+v, want runtime", res)
 		}
 		b.run(t)
-		if res := b.apply(t, b.text("", "s3 "+two)); res.How != HowReload || res.Reason.Kind != ReasonStart {
-			t.Errorf("after a kill: got %+v, want one reload", res)
+		if res := b.apply(t, b.text("", "s3 "+two)); res.How != HowRuntime {
+			t.Errorf("after a kill: got %+v, want runtime", res)
 		}
 		b.inStep(t, b.text("", "s3 "+two))
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
+		}
 		load.MustLoseNothing(t)
 	})
 }
@@ -135,11 +137,15 @@ func TestForeignChangesAreRepaired(t *testing.T) {
 		b.start(t)
 		b.run(t)
 		one := haproxytest.Server(t, "one")
-		text := b.text("", "s1 "+one, "s2 "+one+" weight 5", "s3 "+one+" disabled")
+		text := b.text("", "s1 "+one, "s2 "+one+" weight 5", "s3 "+one+" disabled", "s4 "+one+" check inter 20s")
 		b.apply(t, text)
+		before := b.worker(t)
 		for _, statements := range []string{
 			"set server be_web/s1 state maint;set server be_web/s2 weight 9;set server be_web/s3 state ready",
 			"set server be_web/s1 state maint;del server be_web/s1;add server be_web/s9 127.0.0.1:9",
+			"set server be_web/s1 state drain",
+			"set server be_web/s1 health down",
+			"disable health be_web/s4",
 		} {
 			if _, err := ask(t.Context(), b.cfg.RuntimeSocket, statements); err != nil {
 				t.Fatal(err)
@@ -150,6 +156,9 @@ func TestForeignChangesAreRepaired(t *testing.T) {
 				t.Errorf("after %s: no difference seen", statements)
 			}
 			b.inStep(t, text)
+		}
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v: a reload was not needed", got, before)
 		}
 	})
 }
@@ -190,7 +199,7 @@ func TestNamedFiles(t *testing.T) {
 			text = strings.Replace(text, "default_backend be_web", "use_backend %[req.hdr(host),lower,map("+name+",be_web)]", 1)
 			return append(files(text), render.File{Name: name, Blocks: []render.Block{render.NewBlock("", content)}})
 		}
-		for i, want := range []render.Files{withMap("hosts.map", ""), withMap("hosts.map", "a be_web\n"), withMap("other.map", "a be_web\n")} {
+		for i, want := range []render.Files{withMap("hosts.map", ""), withMap("other.map", "a be_web\n")} {
 			if res := b.applyFiles(t, want); i > 0 && res.How != HowReload {
 				t.Fatalf("%d: got %+v, want a reload", i, res)
 			}

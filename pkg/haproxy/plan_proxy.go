@@ -2,7 +2,9 @@ package haproxy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -15,6 +17,7 @@ func (c *comparison) proxy(before, after *proxy, text section) {
 		return
 	}
 	c.up, c.down = append(c.up, p.up...), append(c.down, p.down...)
+	c.cost += p.cost()
 	c.moved = append(c.moved, text)
 }
 
@@ -23,6 +26,17 @@ type proxyChange struct {
 	before, after *proxy
 	can           Capabilities
 	up, down      []Command
+}
+
+// cost is what the commands cost HAProxy.
+func (p *proxyChange) cost() time.Duration {
+	cost := time.Duration(len(p.up)+len(p.down)) * commandCost
+	for _, c := range p.up {
+		if c.Op == OpAdd {
+			cost += time.Duration(len(p.before.servers)) * neighbourCost
+		}
+	}
+	return cost
 }
 
 // read fills the commands or says why there cannot be any.
@@ -64,7 +78,7 @@ func (p *proxyChange) server(was, s *server) string {
 		return "it differs and has " + s.why + was.why
 	case was.address != s.address:
 		return "its address differs"
-	case !was.sameOptions(s):
+	case !was.sameOptions(s) && !was.onlyLimit(s):
 		return "its words differ"
 	case !safeName.MatchString(s.name):
 		return "its name cannot be used at run time"
@@ -72,13 +86,22 @@ func (p *proxyChange) server(was, s *server) string {
 	return p.adjust(was, s)
 }
 
-// adjust changes weight and state of a living server.
+// adjust changes weight, limit and state of a living server.
 func (p *proxyChange) adjust(was, s *server) string {
+	if was.maxconn() != s.maxconn() {
+		c := p.command(OpMaxconn, s)
+		c.Maxconn = s.maxconn()
+		p.up = append(p.up, c)
+	}
 	if was.weight != s.weight {
 		if !p.after.dynamic {
 			return "the weight differs and this way of balancing is not dynamic"
 		}
-		p.up = append(p.up, p.command(OpWeight, s))
+		if s.weight == 0 { // as good as none
+			p.down = append(p.down, p.command(OpWeight, s))
+		} else {
+			p.up = append(p.up, p.command(OpWeight, s))
+		}
 	}
 	switch {
 	case was.disabled && !s.disabled:
@@ -129,7 +152,7 @@ func (p *proxyChange) remove(s *server) string {
 		return "its name cannot be used at run time"
 	}
 	c := addCommand(p.after.name, s) // the words tell whether it is the same server that comes back
-	c.Op = OpRemove
+	c.Op, c.Drain = OpRemove, s.drain
 	p.down = append(p.down, c)
 	return ""
 }
@@ -160,13 +183,13 @@ func firstDifference(a, b []string) int {
 }
 
 // afterCommands is the text in force once the commands of d ran on a HAProxy with the running text:
-// that text with the wanted form of the sections that they changed. With no reload needed it is the
-// wanted text.
+// that text with the wanted form of the sections and files that they changed. With no reload needed
+// it is the wanted text.
 func (d *difference) afterCommands(running, wanted render.Files) render.Files {
 	if !d.reason.needed() {
 		return wanted
 	}
-	if len(d.moved) == 0 {
+	if len(d.moved) == 0 && len(d.named) == 0 {
 		return running
 	}
 	moved := map[string]string{}
@@ -181,5 +204,13 @@ func (d *difference) afterCommands(running, wanted render.Files) render.Files {
 		}
 		blocks = append(blocks, render.NewBlock(s.id(), text))
 	}
-	return slices.Concat(render.Files{{Blocks: blocks}}, running[1:])
+	files := byName(running[1:])
+	for _, f := range d.named {
+		files[f.Name] = f
+	}
+	after := render.Files{{Blocks: blocks}}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		after = append(after, files[name])
+	}
+	return after
 }

@@ -94,6 +94,8 @@ func apply(t interface{ Fatalf(string, ...any) }, state map[string]runs, cmds []
 			s = runs{Address: c.Address, Words: normal(strings.Join(c.Words, " ")), Weight: c.Weight, Disabled: c.Disabled}
 		case OpWeight:
 			s.Weight = c.Weight
+		case OpMaxconn:
+			s.Words = normal(s.Words + fmt.Sprintf(" maxconn %d", c.Maxconn))
 		case OpEnable:
 			s.Disabled = false
 		case OpDisable:
@@ -103,6 +105,33 @@ func apply(t interface{ Fatalf(string, ...any) }, state map[string]runs, cmds []
 			continue
 		}
 		state[c.target()] = s
+	}
+}
+
+// serving are the backends with a server that gets requests.
+func serving(state map[string]runs) map[string]bool {
+	out := map[string]bool{}
+	for target, s := range state {
+		backend, _, _ := strings.Cut(target, "/")
+		out[backend] = out[backend] || !s.Disabled && s.Weight > 0
+	}
+	return out
+}
+
+// mustServe fails if one of the commands leaves a backend without a server although it has one
+// before and after all of them.
+func mustServe(t interface{ Fatalf(string, ...any) }, state map[string]runs, cmds []Command) {
+	before, after := maps.Clone(state), maps.Clone(state)
+	apply(t, after, cmds)
+	first, last := serving(before), serving(after)
+	for i, c := range cmds {
+		apply(t, before, []Command{c})
+		now := serving(before)
+		for backend := range first {
+			if first[backend] && last[backend] && !now[backend] {
+				t.Fatalf("%s has no server after command %d of %+v", backend, i+1, cmds)
+			}
+		}
 	}
 }
 
@@ -178,7 +207,7 @@ func drawServer(t *rapid.T, j int) modelServer {
 		Address:  fmt.Sprintf("10.0.0.%d:%d", j+1, rapid.SampledFrom([]int{80, 80, 80, 81}).Draw(t, "port")),
 		Weight:   rapid.SampledFrom([]int{-1, 1, 100}).Draw(t, "weight"),
 		Disabled: rapid.Bool().Draw(t, "disabled"),
-		Words:    rapid.SampledFrom([]string{"", "", "backup", "check", "inter 2s"}).Draw(t, "words"),
+		Words:    rapid.SampledFrom([]string{"", "", "backup", "check", "inter 2s", "maxconn 5"}).Draw(t, "words"),
 	}
 }
 
@@ -207,8 +236,9 @@ func drawChange(t *rapid.T, c modelConfig) modelConfig {
 	return c
 }
 
-// TestPlanLaw: applying Plan(a, b) to a proxy that runs a gives b, Plan(a, a) is empty, and commands
-// that come with a reason for a reload lead to what afterCommands says.
+// TestPlanLaw: applying Plan(a, b) to a proxy that runs a gives b, Plan(a, a) is empty, commands that
+// come with a reason for a reload lead to what afterCommands says, and no command leaves a backend
+// without a server that has one before and after (P6, P11).
 func TestPlanLaw(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := drawConfig(t)
@@ -221,6 +251,7 @@ func TestPlanLaw(t *testing.T) {
 		}
 		d := diff(fa, fb, Capabilities{}, nil)
 		state := a.state()
+		mustServe(t, state, d.commands())
 		apply(t, state, d.commands())
 		// What was read once holds for the next comparison.
 		fc := drawChange(t, b).files(t)
@@ -280,6 +311,7 @@ func TestPlan(t *testing.T) {
 		"order of servers":          {old: "    server s1 10.0.0.1:80 weight 100\n" + line, new: line + "    server s1 10.0.0.1:80 weight 100\n"},
 		"address":                   {old: line, new: "    server s2 10.0.0.9:80 weight 100\n", reload: "its address differs"},
 		"words":                     {old: line, new: "    server s2 10.0.0.2:80 weight 100 check\n", reload: "its words differ"},
+		"only the limit":            {old: line, new: "    server s2 10.0.0.2:80 weight 100 maxconn 9\n", cmds: []string{"set maxconn server be_a/s2 9"}},
 		"cookie that is not taken":  {old: line, new: line + "    server s3 10.0.0.3:80 cookie c3\n", reload: `"cookie"`},
 		"cookie":                    {old: line, new: line + "    server s3 10.0.0.3:80 cookie c3\n", can: Capabilities{Cookie: true}, cmds: []string{"add server be_a/s3 10.0.0.3:80 cookie c3 weight 1" + pools, "set server be_a/s3 state ready"}},
 		"unknown word":              {old: line, new: line + "    server s3 10.0.0.3:80 track be_a/s1\n", reload: `the word "track"`},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -70,7 +71,7 @@ func ask(ctx context.Context, path, statement string) (string, error) {
 // came before it; whether the statement behind them ran is not known then.
 func (r runtimeAPI) batch(ctx context.Context, statements []string) ([]string, error) {
 	for _, s := range statements {
-		if len(s) >= maxLine || strings.ContainsAny(s, ";\n\r\x00") {
+		if !sendable(s) {
 			return nil, fmt.Errorf("statement %.60q is too long or holds more than one", s)
 		}
 	}
@@ -94,6 +95,19 @@ func (r runtimeAPI) batch(ctx context.Context, statements []string) ([]string, e
 		statements = statements[n:]
 	}
 	return answers, nil
+}
+
+// payloadMark parts a statement from the lines that are its payload, which an empty one ends.
+const payloadMark = " <<\n"
+
+// sendable tells whether HAProxy takes this as one statement, whole.
+func sendable(statement string) bool {
+	line, payload, with := strings.Cut(statement, payloadMark)
+	if len(line) >= maxLine || strings.ContainsAny(line, ";\n\r\x00") {
+		return false
+	}
+	blank := strings.HasPrefix(payload, "\n") || strings.Contains(payload, "\n\n")
+	return !with || len(payload) <= maxPayload && !blank && strings.HasSuffix(payload, "\n") && !strings.ContainsAny(payload, "\r\x00")
 }
 
 // chunk is how many statements are sent before their answers are read, so that neither side blocks
@@ -138,7 +152,7 @@ func (c *conversation) answer() (string, error) {
 		if i := bytes.Index(c.buf[from:], []byte(prompt)); i >= 0 {
 			answer := string(c.buf[:from+i])
 			c.buf = c.buf[from+i+len(prompt):]
-			return strings.TrimSpace(answer), nil
+			return withoutPrompts(answer), nil
 		}
 		if len(c.buf) > maxAnswer {
 			return "", errors.New("an answer without an end")
@@ -159,13 +173,19 @@ func (c *conversation) answer() (string, error) {
 // answerNone says that a server is no more.
 const answerNone = "No such server."
 
-// succeeded tells whether an answer to a change is one of the known good ones; HAProxy has no status
-// codes, so everything else is an error.
-func succeeded(answer string) bool {
-	switch answer {
-	case "", "New server registered.", "Server deleted.", "Done.":
-		return true
-	default:
-		return false
+// withoutPrompts takes away what HAProxy prints for each line of a payload.
+func withoutPrompts(answer string) string {
+	answer = strings.TrimSpace(answer)
+	for answer == "+" || strings.HasPrefix(answer, "+ ") {
+		answer = strings.TrimSpace(answer[1:])
 	}
+	return answer
 }
+
+// success are the known good answers to a change. HAProxy has no status codes, so everything else is
+// an error.
+var success = regexp.MustCompile(`^(?:|New server registered\.|Server deleted\.|Done\.` +
+	`|New empty certificate store '[^']*'!|Transaction (?:created|updated) for certificate \S+!|Committing \S+\s+Success!` +
+	`|Inserting certificate '[^']*' in crt-list '[^']*'\.+\s+Success!|Entry '[^']*' deleted in crtlist '[^']*'!|Certificate '[^']*' deleted!)$`)
+
+func succeeded(answer string) bool { return success.MatchString(answer) }

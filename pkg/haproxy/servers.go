@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // option is one word of a server line with its argument, if it takes one.
@@ -20,7 +21,8 @@ type server struct {
 	options  []option
 	weight   int
 	disabled bool
-	raw      string // the line, for those that only HAProxy can read
+	drain    time.Duration // how long its sessions may go on once it is gone; 0 is the driver's limit
+	raw      string        // the line, for those that only HAProxy can read
 	// why says why this line cannot be expressed by runtime commands; "" if it can.
 	why string
 }
@@ -64,7 +66,7 @@ func readOptions(words []string) (opts []option, why string) {
 
 // readServer reads a server line and adds what default-server lines give it. Later words win.
 func readServer(l line, defaults []option, whyDefaults string) server {
-	s := server{weight: 1, why: whyDefaults, raw: l.key()}
+	s := server{weight: 1, why: whyDefaults, raw: l.key(), drain: drainOf(l.raw)}
 	if len(l.words) < 3 {
 		s.name = strings.Join(l.words[1:], " ")
 		s.why = "a server line without an address"
@@ -103,6 +105,58 @@ func (s *server) take(o option) {
 	}
 }
 
+// drainComment is a server line's word to the driver: "# drain 2m" at its end.
+var drainComment = regexp.MustCompile(`#\s*drain\s+([0-9]+(?:us|ms|s|m|h|d)?)\s*$`)
+
+// drainOf reads how long the sessions of a server may last once it is gone, in HAProxy's own form of
+// times, where a bare number is of milliseconds. 0 is no word of it.
+func drainOf(raw string) time.Duration {
+	m := drainComment.FindStringSubmatch(raw)
+	if m == nil {
+		return 0
+	}
+	text := m[1]
+	if last := text[len(text)-1]; last >= '0' && last <= '9' {
+		text += "ms"
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseInt(days, 10, 16)
+		if err != nil {
+			return 0
+		}
+		return time.Duration(n) * 24 * time.Hour
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
+// maxconn is the most requests at once, 0 for no limit.
+func (s *server) maxconn() int {
+	for _, o := range s.options {
+		if o.word == "maxconn" {
+			n, err := strconv.Atoi(o.arg)
+			if err != nil {
+				return -1
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// onlyLimit tells whether two servers differ in nothing but maxconn, and that can be said at run time.
+func (s *server) onlyLimit(o *server) bool {
+	without := func(s *server) *server {
+		rest := *s
+		rest.options = slices.DeleteFunc(slices.Clone(s.options), func(o option) bool { return o.word == "maxconn" })
+		return &rest
+	}
+	return s.maxconn() >= 0 && o.maxconn() >= 0 && !s.has("minconn") && !o.has("minconn") && without(s).sameOptions(without(o))
+}
+
 // has tells whether the server carries a word.
 func (s *server) has(word string) bool {
 	return slices.ContainsFunc(s.options, func(o option) bool { return o.word == word })
@@ -121,6 +175,8 @@ func sorted(opts []option) []option {
 // there. We reject instead of escaping.
 var (
 	safeName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,200}$`)
+	// safeLine is a line of a crt-list.
+	safeLine = regexp.MustCompile(`^[A-Za-z0-9_.:,/\[\]@*! -]{1,1000}$`)
 	safeWord = regexp.MustCompile(`^[A-Za-z0-9_.:,/()\[\]@%+=*~-]{1,1000}$`)
 )
 

@@ -59,7 +59,9 @@ type liveServer struct {
 	backend, name string
 	address       string // address and port, joined as in a text
 	maint         bool
+	drained       bool // gets no new requests but those with its cookie; no text says that
 	stopped       bool
+	unchecked     bool // it has health checks, and they are switched off
 	weight        int
 }
 
@@ -77,8 +79,13 @@ func (r runtimeAPI) servers(ctx context.Context, of Worker) ([]liveServer, error
 	return parseServers(list)
 }
 
-// adminMaint are the bits of srv_admin_state that mean forced or inherited maintenance.
-const adminMaint = 0x01 | 0x02
+// Bits of srv_admin_state and srv_check_state, from HAProxy's management guide and its sources.
+const (
+	adminMaint      = 0x01 | 0x02 // forced or inherited maintenance
+	adminDrain      = 0x08 | 0x10 // forced or inherited drain
+	checkConfigured = 0x02
+	checkEnabled    = 0x04
+)
 
 // parseServers reads the answer to `show servers state` by the names of its columns. An answer that
 // is cut short is an error: unknown is not empty.
@@ -92,7 +99,7 @@ func parseServers(answer string) ([]liveServer, error) {
 	for i, name := range strings.Fields(strings.TrimPrefix(header, "#")) {
 		column[name] = i
 	}
-	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight"} {
+	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state"} {
 		if _, ok := column[name]; !ok {
 			return nil, errors.New("the list of servers has no column " + name)
 		}
@@ -118,8 +125,9 @@ func readLive(f []string, column map[string]int) liveServer {
 	}
 	s := liveServer{
 		backend: f[column["be_name"]], name: f[column["srv_name"]],
-		maint: number("srv_admin_state")&adminMaint != 0, stopped: number("srv_op_state") == 0,
-		weight: number("srv_uweight"),
+		maint: number("srv_admin_state")&adminMaint != 0, drained: number("srv_admin_state")&adminDrain != 0,
+		stopped: number("srv_op_state") == 0, weight: number("srv_uweight"),
+		unchecked: number("srv_check_state")&(checkConfigured|checkEnabled) == checkConfigured,
 	}
 	if addr, err := netip.ParseAddr(f[column["srv_addr"]]); err == nil {
 		s.address = netip.AddrPortFrom(addr, uint16(number("srv_port"))).String() //nolint:gosec // a port
@@ -190,13 +198,8 @@ func (m *mismatch) server(p *proxy, s *server, live liveServer, runs bool, can C
 	case differentAddress(s.address, live.address):
 		m.reloadFor(target + " runs with another address")
 		return
-	case !s.disabled && !live.maint && live.stopped && !s.has("check"):
-		m.reloadFor(target + " is down without a check that could raise it")
-		return
 	default:
-		was := *s
-		was.disabled, was.weight = live.maint, live.weight
-		if why := mend.adjust(&was, s); why != "" {
+		if why := mend.live(live, s); why != "" {
 			m.reloadFor(target + ": " + why)
 			return
 		}
@@ -205,6 +208,25 @@ func (m *mismatch) server(p *proxy, s *server, live liveServer, runs bool, can C
 		m.repair = append(append(m.repair, mend.up...), mend.down...)
 		m.count++
 	}
+}
+
+// live brings a running server to what its line says.
+func (p *proxyChange) live(live liveServer, s *server) (why string) {
+	was := *s
+	was.disabled, was.weight = live.maint, live.weight
+	if why := p.adjust(&was, s); why != "" {
+		return why
+	}
+	if live.drained && !live.maint && !s.disabled {
+		p.up = append(p.up, p.command(OpEnable, s))
+	}
+	if live.unchecked && s.has("check") {
+		p.up = append(p.up, p.command(OpCheck, s))
+	}
+	if live.stopped && !live.maint && !s.disabled && !s.has("check") {
+		p.up = append(p.up, p.command(OpRaise, s)) // without a check nothing else would
+	}
+	return ""
 }
 
 // differentAddress compares literal addresses; others are HAProxy's to resolve.

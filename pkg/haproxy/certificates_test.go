@@ -1,0 +1,147 @@
+package haproxy
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// madeCertificate is a fresh self-signed certificate for a name, with its key.
+func madeCertificate(tb testing.TB, name string, serial int64) string {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var out bytes.Buffer
+	pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	out.WriteString("\n") // people leave blank lines
+	pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+	return out.String()
+}
+
+// serial is the number of the certificate that a client is shown for a name.
+func serial(addr, name string) int64 {
+	conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true}) //nolint:noctx // to ourselves
+	if err != nil {
+		return -1
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+}
+
+// TestCertificatesNeedNoReload: certificates are replaced, come and go without a reload; one that
+// cannot be served is refused by HAProxy's own check, and the former one stays.
+func TestCertificatesNeedNoReload(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		set := func(certificates ...string) render.Files {
+			text := strings.Replace(b.text("", "s1 "+one), "global\n", "global\n    default-path config\n", 1)
+			text = strings.Replace(text, "bind "+b.addr, "bind "+b.addr+" ssl crt main.pem crt-list more.list", 1)
+			all := append(files(text), render.File{Name: "main.pem", Blocks: []render.Block{render.NewBlock("", certificates[0])}})
+			list := "main.pem main.example\n"
+			for i, c := range certificates[1:] {
+				name := string(rune('a'+i)) + ".pem"
+				if c == "" {
+					continue
+				}
+				list += name + " [alpn h2,http/1.1] " + string(rune('a'+i)) + ".example\n"
+				all = append(all, render.File{Name: name, Blocks: []render.Block{render.NewBlock("", c)}})
+			}
+			return append(all, render.File{Name: "more.list", Blocks: []render.Block{render.NewBlock("", "# names\n"+list)}})
+		}
+		first, second := madeCertificate(t, "main.example", 1), madeCertificate(t, "main.example", 2)
+		a, other := madeCertificate(t, "a.example", 3), madeCertificate(t, "b.example", 4)
+		b.applyFiles(t, set(first))
+		before := b.worker(t)
+		for i, step := range []struct {
+			files render.Files
+			shown map[string]int64
+		}{
+			{set(second), map[string]int64{"main.example": 2}},
+			{set(second, a), map[string]int64{"main.example": 2, "a.example": 3}},
+			{set(second, a, other), map[string]int64{"a.example": 3, "b.example": 4}},
+			{set(first, "", other), map[string]int64{"main.example": 1, "a.example": 1, "b.example": 4}},
+			{set(first, a, other), map[string]int64{"a.example": 3, "b.example": 4}},
+		} {
+			if res := b.applyFiles(t, step.files); res.How != HowRuntime {
+				t.Fatalf("step %d: got %+v, want runtime", i, res)
+			}
+			for name, want := range step.shown {
+				if got := serial(b.addr, name); got != want {
+					t.Errorf("step %d: certificate for %s: got serial %d, want %d", i, name, got, want)
+				}
+			}
+		}
+		last := set(first, a, other)
+		haproxytest.Until(t, "the files to follow", func() bool {
+			disk, err := b.driver.store.read(namesOf(last))
+			return err == nil && sameFiles(disk, last)
+		})
+		if _, err := b.driver.Apply(t.Context(), set("rubbish\n", a, other)); asRefused(err) == nil {
+			t.Errorf("rubbish: got %v, want a refusal", err)
+		}
+		if got := serial(b.addr, "main.example"); got != 1 {
+			t.Errorf("after rubbish: got serial %d, want 1", got)
+		}
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
+		}
+	})
+}
+
+func TestListChanges(t *testing.T) {
+	tests := map[string]struct {
+		was, now string
+		why      string
+	}{
+		"at the end":           {was: "a\nb\n", now: "a\nb\nc\n"},
+		"between":              {was: "a\nc\n", now: "a\nb\nc\n", why: "order"},
+		"between, with names":  {was: "a a.x\nc c.x\n", now: "a a.x\nb b.x\nc c.x\n"},
+		"one name twice":       {was: "a a.x\nc c.x\n", now: "a a.x\nb c.x\nc c.x\n", why: "order"},
+		"gone":                 {was: "a\nb\nc\n", now: "a\nc\n"},
+		"the first":            {was: "a\nb\n", now: "b\n", why: "first line"},
+		"other options":        {was: "a\nb [alpn h2]\n", now: "a\nb [alpn http/1.1]\n", why: "options"},
+		"twice":                {was: "a\nb x\nb y\n", now: "a\nb x\n", why: "twice"},
+		"a semicolon":          {was: "a\n", now: "a\nb;c\n", why: "options or names"},
+		"another order":        {was: "a\nb\nc\n", now: "a\nc\nb\n", why: "order"},
+		"only blanks":          {was: "a\nb  [alpn h2]   x\n", now: "a\nb [alpn h2] x\n# c\n"},
+		"nothing left":         {was: "a\n", now: "", why: "first line"},
+		"negative names count": {was: "a x\nc *.y\n", now: "a x\nb !z.y\nc *.y\n", why: "order"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, _, why := listChanges(readList(tt.was), readList(tt.now))
+			if (why != "") != (tt.why != "") || !strings.Contains(why, tt.why) {
+				t.Errorf("got %q, want %q", why, tt.why)
+			}
+		})
+	}
+}

@@ -1,0 +1,222 @@
+package haproxy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// routed is a configuration with two backends, between which a map chooses by the path, and that map.
+func (b *bench) routed(method, extra, one, two string, rows ...string) render.Files {
+	text := strings.Replace(b.text("", "s1 "+one), "global\n", "global\n    default-path config\n", 1)
+	text = strings.Replace(text, "default_backend be_web", "use_backend %[path,"+method+"(paths.map)]\n    default_backend be_web", 1)
+	text += "backend be_two from web\n    server s2 " + two + "\n" + extra
+	return append(files(text), render.File{Name: "paths.map", Blocks: []render.Block{render.NewBlock("", strings.Join(append(rows, ""), "\n"))}})
+}
+
+// TestMapChangesNeedNoReload: entries of a map come, change and go without a reload, one by one or as
+// one transaction, and what somebody else changes in it is set right (P6, P11).
+func TestMapChangesNeedNoReload(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		b.applyFiles(t, b.routed("map_beg", "", one, two, "/nobody be_two"))
+		before := b.worker(t)
+		load := haproxytest.Start(t, b.addr, 2, true)
+		for _, rows := range [][]string{
+			{"/nobody be_two", "/ be_two", "# a comment", "   "},
+			{"/nobody be_web", "/ be_two"},
+			{"/nobody be_web", "/\tbe_two  ", "/more be_web", "/more be_two"}, // a key twice: as a whole
+			manyRows(3000),
+			{"/ be_two"},
+			{},
+			{"/ be_two"},
+		} {
+			want := b.routed("map_beg", "", one, two, rows...)
+			if res := b.applyFiles(t, want); res.How != HowRuntime {
+				t.Fatalf("to %d rows: got %+v, want runtime", len(rows), res)
+			}
+			b.holdsMap(t, want)
+		}
+		haproxytest.Until(t, "two to answer by the map", answers(b.addr, "two"))
+		for _, edit := range []string{"add map paths.map /x be_web", "set map paths.map / be_web", "clear map paths.map"} {
+			if _, err := ask(t.Context(), b.cfg.RuntimeSocket, edit); err != nil {
+				t.Fatal(err)
+			}
+			(&loop{Driver: b.driver}).audit(t.Context())
+			if got := b.driver.State().Differences; got == 0 {
+				t.Errorf("after %s: no difference seen", edit)
+			}
+			b.holdsMap(t, b.routed("map_beg", "", one, two, "/ be_two"))
+		}
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
+		}
+		load.MustLoseNothing(t)
+	})
+}
+
+func manyRows(n int) []string {
+	var rows []string
+	for i := range n {
+		rows = append(rows, fmt.Sprintf("/path/%d/%s be_two", i, strings.Repeat("x", i%50)))
+	}
+	return append(rows, "/ be_two")
+}
+
+// holdsMap fails unless HAProxy's map has exactly the entries of the file.
+func (b *bench) holdsMap(tb testing.TB, want render.Files) {
+	tb.Helper()
+	answer, err := ask(tb.Context(), b.cfg.RuntimeSocket, "show map paths.map")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sorted := func(t *table) []Entry {
+		return slices.SortedFunc(slices.Values(t.entries), func(a, b Entry) int { return strings.Compare(a.Key+" "+a.Value, b.Key+" "+b.Value) })
+	}
+	if diff := cmp.Diff(sorted(readTable(want[1].Text())), sorted(parseTable(answer))); diff != "" {
+		tb.Errorf("map (-want +got):\n%.2000s", diff)
+	}
+}
+
+// TestMapBesideReload: a map's change does not wait for a reload that something else needs, unless it
+// leads to what only the reload brings: no request loses its way.
+func TestMapBesideReload(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		b.applyFiles(t, b.routed("map_beg", "", one, two, "/x be_two"))
+		refused := "backend be_new from web\n    nonsense\n"
+		if _, err := b.driver.Apply(t.Context(), b.routed("map_beg", refused, one, two, "/ be_two")); asRefused(err) == nil {
+			t.Fatalf("a refused text: got %v", err)
+		}
+		haproxytest.Until(t, "two to answer although the text is refused", answers(b.addr, "two"))
+		if _, err := b.driver.Apply(t.Context(), b.routed("map_beg", refused, one, two, "/ be_new")); asRefused(err) == nil {
+			t.Fatalf("a refused text: got %v", err)
+		}
+		b.holdsMap(t, b.routed("map_beg", "", one, two, "/ be_two"))
+		if got, err := haproxytest.Get(b.addr); got != "two" {
+			t.Errorf("got %q, %v, want the answer of two", got, err)
+		}
+		want := b.routed("map_beg", "backend be_new from web\n    server s3 "+one+"\n", one, two, "/ be_new")
+		if res := b.applyFiles(t, want); res.How != HowReload {
+			t.Errorf("got %+v, want a reload", res)
+		}
+		haproxytest.Until(t, "one to answer by way of the new backend", answers(b.addr, "one"))
+	})
+}
+
+func TestPlanFiles(t *testing.T) {
+	base := planBase + "frontend f\n    use_backend %[path,map_beg(a.map)]\n    default_backend be_a\n"
+	tests := map[string]struct {
+		config, also string // also stands behind base, before and after
+		was, now     string
+		cmds         []string
+		reload       string
+	}{
+		"add":                       {was: "/b x\n", now: "/b x\n/a y\n", cmds: []string{"add map a.map /a y"}},
+		"set":                       {was: "/b x\n/c x\n", now: "/b y\n/c x\n", cmds: []string{"set map a.map /b y"}},
+		"delete comes last":         {was: "/b x\n/d x\n/e x\n/f x\n", now: "/c x\n/d x\n/e x\n/f x\n", cmds: []string{"add map a.map /c x", "del map a.map /b"}},
+		"only comments":             {was: "/b x\n", now: "# why\n\n  /b   x  \n"},
+		"two blanks in the value":   {was: "/b x\n", now: "/b x y\n", cmds: nil},
+		"no value":                  {was: "/b x\n", now: "/b\n", reload: "without a value"},
+		"used by another method":    {also: "    acl a path -f a.map\n", was: "/b x\n", now: "/c x\n", reload: "used as in acl a"},
+		"absolute":                  {also: "    acl a path,map(/x/a.map) -m found\n", was: "/b x\n", now: "/c x\n", reload: "used as in"},
+		"a variable":                {also: "    acl a path -f \"$X\"\n", was: "/b x\n", now: "/c x\n", reload: "variable"},
+		"part of another name":      {also: "    acl a path,map(aa.map) -m found\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
+		"twice in one word":         {also: "    acl a path,map_str(a.map,),map_beg(a.map) -m found\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
+		"a variable of other words": {also: "    http-request set-header a \"$X\"\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
+		"unused":                    {config: planBase, was: "/b x\n", now: "/c x\n"},
+		"perhaps of a directory":    {config: planBase + "frontend f\n    bind :1 ssl crt .\n", was: "/b x\n", now: "/c x\n", reload: "directory"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if tt.config == "" {
+				tt.config = base
+			}
+			set := func(text string) render.Files {
+				return append(files(tt.config+tt.also), render.File{Name: "a.map", Blocks: []render.Block{render.NewBlock("", text)}})
+			}
+			cmds, reason := Plan(set(tt.was), set(tt.now), Capabilities{})
+			var got []string
+			for _, c := range cmds {
+				got = append(got, c.lines()...)
+			}
+			if diff := cmp.Diff(tt.cmds, got); diff != "" {
+				t.Errorf("commands (-want +got):\n%s", diff)
+			}
+			if reason.needed() != (tt.reload != "") || !strings.Contains(reason.Detail, tt.reload) {
+				t.Errorf("reason: got %+v, want %q", reason, tt.reload)
+			}
+		})
+	}
+}
+
+// TestOrderedMap: where the first entry that matches counts, the map is replaced as a whole.
+func TestOrderedMap(t *testing.T) {
+	for method, want := range map[string]bool{
+		"map": false, "map_str": false, "map_beg": false, "map_ip": false, "map_beg_str": false,
+		"map_reg": true, "map_sub": true, "map_dir": true, "map_dom": true, "map_end": true, "map_int": true, "map_regm": true,
+	} {
+		if got := ordered(method); got != want {
+			t.Errorf("ordered(%q): got %v, want %v", method, got, want)
+		}
+	}
+	was, now := readTable("a x\nb y\n"), readTable("b y\na x\n")
+	if cmds, _ := was.changes("m", now, true); len(cmds) != 1 || cmds[0].Op != OpMapReplace {
+		t.Errorf("another order: got %v, want a transaction", cmds)
+	}
+	if cmds, _ := was.changes("m", now, false); len(cmds) != 0 {
+		t.Errorf("another order that does not count: got %v, want nothing", cmds)
+	}
+}
+
+// TestMapLaw: the commands between two random maps make the one what the other says, and none is
+// needed between equal ones (P6).
+func TestMapLaw(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		gen := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) string {
+			return rapid.SampledFrom([]string{"/a", "/b", "/c", "/d", "/e", "#", "/f;x", " /g"}).Draw(t, "key") + " " +
+				rapid.SampledFrom([]string{"be_a", "be_b", "two words", ""}).Draw(t, "value")
+		}), 0, 8)
+		a, b := strings.Join(gen.Draw(t, "a"), "\n"), strings.Join(gen.Draw(t, "b"), "\n")
+		was, now := readTable(a), readTable(b)
+		if cmds, why := was.changes("m", readTable(a), true); len(cmds) > 0 && why == "" {
+			t.Fatalf("between equal maps: got %v", cmds)
+		}
+		cmds, why := was.changes("m", now, false)
+		if why != "" {
+			return
+		}
+		lookup := map[string]string{}
+		for i := len(was.entries) - 1; i >= 0; i-- {
+			lookup[was.entries[i].Key] = was.entries[i].Value
+		}
+		for _, c := range cmds {
+			if c.Op == OpMapReplace {
+				clear(lookup)
+			}
+			for i := len(c.Entries) - 1; i >= 0; i-- {
+				if c.Op == OpMapDelete {
+					delete(lookup, c.Entries[i].Key)
+				} else {
+					lookup[c.Entries[i].Key] = c.Entries[i].Value
+				}
+			}
+		}
+		if diff := cmp.Diff(now.values, lookup); diff != "" {
+			t.Fatalf("after %v (-want +got):\n%s", cmds, diff)
+		}
+	})
+}

@@ -1,0 +1,314 @@
+package haproxy
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// use is how a set of files uses one of them.
+type use struct {
+	maps  []string // the methods by which it is looked up as a map
+	crt   bool     // as a certificate, of a bind line or a crt-list
+	list  bool     // as a crt-list
+	other string   // in a way that only a reload can follow; "" if in none
+	lines []string // keys of the statements that name it
+}
+
+// Kinds of use.
+const (
+	useNothing     = ""
+	useMap         = "map "
+	useCertificate = "crt "
+	useList        = "list "
+)
+
+// kind sums a use up.
+func (u use) kind() string {
+	kind := useNothing
+	if len(u.maps) > 0 {
+		kind += useMap
+	}
+	if u.crt {
+		kind += useCertificate
+	}
+	if u.list {
+		kind += useList
+	}
+	return kind
+}
+
+// mapCall is a map lookup within a word: its method and its file.
+var mapCall = regexp.MustCompile(`\b(map(?:_[a-z0-9_]+)?)\(\s*([^\s,()]+)\s*[,)]`)
+
+// loads are words whose statements make HAProxy read files. A variable in such a statement may name
+// any file.
+var loads = regexp.MustCompile(`map|crt|file|-f |lua|ca-`)
+
+// directories are words behind which a whole directory may be named, such as that of the files.
+var directories = regexp.MustCompile(`\b(?:crt|crt-base|ca-base|ca-file|ca-verify-file|lua-prepend-path)\s+(\S+)`)
+
+// singleFile are the usual names of files, which are no directories.
+var singleFile = regexp.MustCompile(`\.(?:pem|crt|cer|cert|ca|lua)$`)
+
+// usesOf finds out how the files use one of them. Of the configuration only blocks with its name, or
+// with what may mean it, are looked into.
+func usesOf(files render.Files, name string) use {
+	var u use
+	for _, block := range files[0].Blocks {
+		variable := strings.Contains(block.Text, "$")
+		if variable || strings.Contains(block.Text, name) {
+			u.block(block.Text, name, variable)
+		}
+	}
+	for _, f := range files[1:] {
+		if strings.Contains(f.Text(), name) && certificatesOf(readList(f.Text()))[name] && inList(files[0], f.Name) {
+			u.crt = true
+		}
+	}
+	if u.kind() == useNothing && u.other == "" && ofDirectory(files) {
+		u.other = "haproxy may read it with its directory"
+	}
+	return u
+}
+
+// block reads a block of the configuration.
+func (u *use) block(text, name string, variable bool) {
+	for raw := range strings.Lines(text) {
+		if strings.Contains(raw, name) {
+			u.read(splitLine(strings.TrimRight(raw, "\n")), name)
+		} else if variable && strings.Contains(raw, "$") && loads.MatchString(raw) && !splitLine(raw).plain {
+			u.other = "a variable may name it"
+		}
+	}
+}
+
+// inList tells whether a configuration uses a file as a crt-list.
+func inList(configuration render.File, name string) bool {
+	return slices.ContainsFunc(configuration.Blocks, func(b render.Block) bool {
+		return strings.Contains(b.Text, "crt-list") && strings.Contains(b.Text, name)
+	})
+}
+
+// ofDirectory tells whether the configuration names what may be a directory of such files.
+func ofDirectory(files render.Files) bool {
+	set := byName(files[1:])
+	return slices.ContainsFunc(files[0].Blocks, func(b render.Block) bool {
+		return slices.ContainsFunc(directories.FindAllStringSubmatch(b.Text, -1), func(m []string) bool {
+			_, ours := set[m[1]]
+			return !ours && !singleFile.MatchString(m[1])
+		})
+	})
+}
+
+// read takes one statement that holds the file's name.
+func (u *use) read(l line, name string) {
+	named := false
+	for i, w := range l.words {
+		switch found := u.word(l, i, w, name); {
+		case found:
+			named = true
+		case mentions(w, name):
+			named, u.other = true, "it is used as in "+strings.Join(l.words, " ")
+		}
+	}
+	if named && !l.plain {
+		u.other = "only haproxy can read how it is used"
+	}
+	if named {
+		u.lines = append(u.lines, l.key())
+	}
+}
+
+// word tells whether a word uses the file in a known way, and notes in which.
+func (u *use) word(l line, i int, w, name string) (known bool) {
+	before := ""
+	if i > 0 {
+		before = l.words[i-1]
+	}
+	switch {
+	case w == name && word(l, 0) == "bind" && before == "crt":
+		u.crt = true
+		return true
+	case w == name && word(l, 0) == "bind" && before == "crt-list":
+		u.list = true
+		return true
+	}
+	rest := w
+	for _, call := range mapCall.FindAllStringSubmatch(w, -1) {
+		if call[2] == name {
+			u.maps, known = append(u.maps, call[1]), true
+			rest = strings.Replace(rest, call[0], "", 1)
+		}
+	}
+	return known && !mentions(rest, name)
+}
+
+// mentions tells whether a word names the file: not only as a part of another name.
+func mentions(w, name string) bool {
+	for at := 0; ; {
+		i := strings.Index(w[at:], name)
+		if i < 0 {
+			return false
+		}
+		i += at
+		end := i + len(name)
+		if (i == 0 || !isNameByte(w[i-1])) && (end == len(w) || !isNameByte(w[end])) {
+			return true
+		}
+		at = i + 1
+	}
+}
+
+func isNameByte(c byte) bool {
+	return c == '_' || c == '-' || c == '.' || '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
+}
+
+// fileCommands are the commands for files, in the order in which nothing is missed: certificates
+// before the lists that name them, entries of maps as they come.
+type fileCommands struct {
+	certificates, lists, maps, unlists, drops []Command
+}
+
+func (f *fileCommands) in() []Command { return slices.Concat(f.certificates, f.lists, f.maps) }
+
+func (f *fileCommands) out() []Command { return slices.Concat(f.unlists, f.drops) }
+
+// namedFiles compares the files that the configuration names. What runtime commands can do is done
+// also if something else needs a reload, unless it could lead to what only that brings.
+func (c *comparison) namedFiles(running, wanted render.Files) {
+	before, after := byName(running[1:]), byName(wanted[1:])
+	for _, f := range wanted[1:] {
+		was, known := before[f.Name]
+		if !known || !sameText(was, f) {
+			c.file(f.Name, running, wanted)
+		}
+	}
+	for _, f := range running[1:] {
+		if _, stays := after[f.Name]; !stays {
+			c.file(f.Name, running, wanted)
+		}
+	}
+	if c.reason.needed() {
+		c.files = fileCommands{maps: c.files.maps} // certificates depend on one another: the reload brings them
+	}
+}
+
+func byName(files render.Files) map[string]render.File {
+	all := map[string]render.File{}
+	for _, f := range files {
+		all[f.Name] = f
+	}
+	return all
+}
+
+// file compares one file that differs, came or went.
+func (c *comparison) file(name string, running, wanted render.Files) {
+	f := fileChange{name: name, before: usesOf(running, name), after: usesOf(wanted, name)}
+	was, known := byName(running[1:])[name]
+	now, stays := byName(wanted[1:])[name]
+	f.known, f.stays, f.was, f.now = known, stays, was.Text(), now.Text()
+	if why := f.read(c.fresh); why != "" {
+		c.reload(ReasonFile, "file "+name+": "+why)
+		return
+	}
+	c.files.add(f.commands)
+	c.cost += f.cost
+	if stays && len(f.commands.certificates)+len(f.commands.lists)+len(f.commands.unlists) == 0 {
+		c.named = append(c.named, now)
+	}
+}
+
+func (f *fileCommands) add(g fileCommands) {
+	f.certificates, f.lists, f.maps = append(f.certificates, g.certificates...), append(f.lists, g.lists...), append(f.maps, g.maps...)
+	f.unlists, f.drops = append(f.unlists, g.unlists...), append(f.drops, g.drops...)
+}
+
+// fileChange collects the commands for one file.
+type fileChange struct {
+	name          string
+	before, after use
+	known, stays  bool // it is in the one set, in the other
+	was, now      string
+	commands      fileCommands
+	cost          time.Duration
+}
+
+// read fills the commands or says why there cannot be any. fresh are names of sections that only a
+// reload brings. A file that HAProxy does not use needs none.
+func (f *fileChange) read(fresh map[string]bool) (why string) {
+	switch {
+	case f.before.other != "" || f.after.other != "":
+		return f.before.other + f.after.other
+	case !slices.Equal(f.before.lines, f.after.lines):
+		return "it is used in another way"
+	case f.known && f.stays && f.before.kind() != f.after.kind():
+		return "it is used in another way"
+	}
+	switch f.before.kind() + f.after.kind() {
+	case "":
+		return ""
+	case useMap + useMap:
+		return f.table(fresh)
+	case useList + useList:
+		return f.list()
+	case useCertificate + useCertificate, useCertificate:
+		return f.certificate()
+	}
+	return "it is used in more than one way"
+}
+
+// table compares two maps.
+func (f *fileChange) table(fresh map[string]bool) (why string) {
+	if !f.known || !f.stays {
+		return "it came or went"
+	}
+	wanted, running := readTable(f.now), readTable(f.was)
+	// Requests that still have a way would lose it until the reload.
+	if slices.ContainsFunc(wanted.entries, func(e Entry) bool { return fresh[e.Value] }) {
+		return "it leads to a section that only a reload brings"
+	}
+	if running.why != "" {
+		return running.why
+	}
+	f.commands.maps, why = running.changes(f.name, wanted, slices.ContainsFunc(f.after.maps, ordered))
+	for _, c := range f.commands.maps {
+		f.cost += commandCost + time.Duration(len(c.Entries))*entryCost
+	}
+	return why
+}
+
+// list compares two crt-lists.
+func (f *fileChange) list() (why string) {
+	if !f.known || !f.stays {
+		return "it came or went"
+	}
+	added, deleted, why := listChanges(readList(f.was), readList(f.now))
+	for _, l := range added {
+		f.commands.lists = append(f.commands.lists, Command{Op: OpListAdd, File: f.name, Text: l.text})
+	}
+	for _, l := range deleted {
+		f.commands.unlists = append(f.commands.unlists, Command{Op: OpListDelete, File: f.name, Text: l.certificate})
+	}
+	f.cost = time.Duration(len(added)+len(deleted)) * commandCost
+	return why
+}
+
+// certificate compares two certificates. One that comes or goes does so by a crt-list.
+func (f *fileChange) certificate() (why string) {
+	f.cost = certificateCost
+	if !f.stays {
+		f.commands.drops = []Command{{Op: OpCertificateDrop, File: f.name}}
+		return ""
+	}
+	pem, why := certificate(f.now)
+	op := OpCertificate
+	if !f.known {
+		op = OpCertificateLoad
+	}
+	f.commands.certificates = []Command{{Op: op, File: f.name, Text: pem}}
+	return why
+}
