@@ -146,6 +146,9 @@ func (c Command) has(word string) bool {
 // Capabilities is what the running HAProxy can do at run time. The zero value is the least.
 type Capabilities struct {
 	Cookie bool // `add server` takes cookie, which 2.6 does not
+	// Backends is for HAProxy 3.4 and later, where backends come and go at run time. Nothing uses it
+	// yet: a new backend is a reload.
+	Backends bool
 }
 
 // Reason says why only a reload will do. The zero value says that none is needed.

@@ -384,6 +384,53 @@ func TestRemovedServerKeepsItsStream(t *testing.T) {
 	})
 }
 
+// TestDrainComment: how long the sessions of a removed server may go on is what its own line says.
+func TestDrainComment(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		one := haproxytest.Server(t, "one")
+		short, ends := slowServer(t)
+		long, goesOn := slowServer(t)
+		b.apply(t, b.text("", "s1 "+short+" # drain 500ms"))
+		answer := func() chan error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := haproxytest.Get(b.addr)
+				done <- err
+			}()
+			return done
+		}
+		first := answer()
+		<-ends.started
+		b.apply(t, b.text("", "s2 "+long+" # drain 1h"))
+		second := answer()
+		<-goesOn.started
+		if res := b.apply(t, b.text("", "s3 "+one)); res.How != HowRuntime {
+			t.Fatalf("got %+v, want runtime", res)
+		}
+		if err := <-first; err == nil {
+			t.Error("the session of the server with the short limit ended well, want it cut")
+		}
+		close(ends.end)
+		close(goesOn.end)
+		if err := <-second; err != nil {
+			t.Errorf("the session of the server with the long limit: got %v", err)
+		}
+	})
+}
+
+func TestDrainOf(t *testing.T) {
+	for line, want := range map[string]time.Duration{
+		"server s 1.2.3.4:80 # drain 2m": 2 * time.Minute, "server s 1.2.3.4:80 #drain 500": 500 * time.Millisecond,
+		"server s 1.2.3.4:80 # drain 1d": 24 * time.Hour, "server s 1.2.3.4:80": 0, "server s 1.2.3.4:80 # drain soon": 0,
+		"server s 1.2.3.4:80 # drain 2m or so": 0, "server s 1.2.3.4:80 # drain 99999999999999h": 0,
+	} {
+		if got := readServer(splitLine(line), nil, "").drain; got != want {
+			t.Errorf("%q: got %s, want %s", line, got, want)
+		}
+	}
+}
+
 // TestRefusedTextDoesNotHoldUpServers: while a text cannot be loaded, its changes of servers are
 // made all the same (P7).
 func TestRefusedTextDoesNotHoldUpServers(t *testing.T) {
