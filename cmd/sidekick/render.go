@@ -177,5 +177,6 @@ func (s *settings) renderSettings() render.Settings {
 	return render.Settings{
 		Node: s.node, Zone: s.zone, HTTPListen: s.httpListen, Stats: s.statsListen,
 		ListenLow: low, ListenHigh: high, Set: s.set, RuntimeSocket: s.haproxyRuntimeSocket,
+		ProxyCheck: render.ProxyCheck(s.proxyCheck),
 	}
 }

@@ -39,6 +39,7 @@ type rendering struct {
 	renderer *render.Renderer
 	good     *render.Renderer // the last one that made a text
 	refused  error            // why the template on disk is not the one in use
+	checks   string           // what people were told of HAProxy's own checks
 	sent     [sha256.Size]byte
 }
 
@@ -91,12 +92,30 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	}
 	now.good = now.renderer
 	r.state.SetModel(model)
+	r.tellChecks(now, model)
 	hash := files.Hash()
 	if onlyPorts && hash == now.sent {
 		return nil
 	}
 	now.sent = hash
 	return send(ctx, out, files)
+}
+
+// tellChecks logs what --proxy-check auto came to, whenever that is something else.
+func (r *renderStage) tellChecks(now *rendering, m *render.Model) {
+	checks := string(render.ProxyCheckOff)
+	if m.Check {
+		checks = string(render.ProxyCheckOn)
+	}
+	if r.proxyCheck != string(render.ProxyCheckAuto) || checks == now.checks {
+		return
+	}
+	now.checks = checks
+	servers := 0
+	for _, s := range m.Services {
+		servers += len(s.Servers)
+	}
+	r.log.WithFields(logrus.Fields{"checks": checks, "servers": servers}).Info("--proxy-check auto has decided on HAProxy's own checks")
 }
 
 // render makes the text with the ports that can be had.

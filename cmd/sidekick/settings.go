@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -57,7 +58,7 @@ type settings struct {
 	haproxy, haproxyBin, haproxyConfig        string
 	haproxyMasterSocket, haproxyRuntimeSocket string
 	httpListen, statsListen                   string
-	listenPorts                               string
+	listenPorts, proxyCheck                   string
 
 	settle, settleMax, reloadInterval time.Duration
 	keepEmpty, maxCacheAge            time.Duration
@@ -99,6 +100,7 @@ func newSettings() *settings {
 	f.StringVar(&s.httpListen, "http-listen", ":80", "`ADDR:PORT` for HTTP in the built-in template")
 	f.StringVar(&s.statsListen, "stats-listen", "127.0.0.1:8405", "`ADDR:PORT` for HAProxy's statistics and metrics in the built-in template")
 	f.StringVar(&s.listenPorts, "listen-ports", "1024-65535", "ports that sidekick.listen may ask for, `LOW-HIGH`")
+	f.StringVar(&s.proxyCheck, "proxy-check", string(render.ProxyCheckAuto), "whether HAProxy checks servers too, by slow TCP connections: \"on\", \"off\", or \"auto\": on up to 2,000 servers, decided at the start and when services come or go")
 
 	f.DurationVar(&s.settle, "settle", 10*time.Millisecond, "quiet time that ends a burst of changes; a lone change is not delayed")
 	f.DurationVar(&s.settleMax, "settle-max", 250*time.Millisecond, "longest time that a burst holds changes back")
@@ -117,7 +119,7 @@ func newSettings() *settings {
 // Groups of settings that commands have in common.
 var (
 	registrySettings = []string{"registry", "registry-ca", "registry-cert", "registry-key", "registry-user", "registry-password-file", "prefix"}
-	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "haproxy-bin", "haproxy-runtime-socket"}
+	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "proxy-check", "haproxy-bin", "haproxy-runtime-socket"}
 	logSettings      = []string{"log-level", "log-format"}
 )
 
@@ -274,6 +276,7 @@ func (s *settings) validate() error {
 		}
 	}
 	oneOf("haproxy", s.haproxy, haproxyManaged, haproxyExternal, off)
+	oneOf("proxy-check", s.proxyCheck, string(render.ProxyCheckAuto), string(render.ProxyCheckOn), string(render.ProxyCheckOff))
 	oneOf("expose", s.expose, "labelled", "all")
 	oneOf("log-level", s.logLevel, "debug", "info", "warn", "error")
 	oneOf("log-format", s.logFormat, "auto", "text", "json")

@@ -12,9 +12,10 @@ import (
 // decided alike are the same pointers in both, and cost a comparison.
 type builder struct {
 	settings Settings
-	records  []*record // sorted by name
+	records  []*record // sorted by name; nil before the first model
 	taken    map[uint16]string
 	routes   []Route
+	check    bool // HAProxy checks servers
 }
 
 // record is all that is known of one service.
@@ -23,27 +24,52 @@ type record struct {
 	base     *Service // without what depends on other services
 	claims   claims
 	decision decision
-	model    *Service // base with the decision
+	model    *Service // base with the decision and what was decided on checks
 }
 
 func (b *builder) build(c *service.Catalog, taken map[uint16]string) *Model {
+	reload := b.records == nil || !slices.EqualFunc(b.records, c.Services, isOf)
 	if changed := b.update(c.Services); changed || !maps.Equal(taken, b.taken) {
 		b.taken = maps.Clone(taken)
 		b.decide()
 	}
+	if reload {
+		b.decideCheck()
+	}
 	s := b.settings
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
-		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket,
+		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check,
 		Services: make([]*Service, 0, len(b.records)), Routes: b.routes,
 	}
 	for _, r := range b.records {
 		if r.model == nil {
-			r.model = r.base.with(r.decision)
+			r.model = r.base.with(r.decision, b.check)
 		}
 		m.Services = append(m.Services, r.model)
 	}
 	return m
+}
+
+// isOf tells whether the record is of the service of that name.
+func isOf(r *record, s *service.Service) bool { return r.source.Name == s.Name }
+
+// decideCheck decides whether HAProxy checks servers. The decision is a word in every backend, so
+// another one is a reload: it is only made anew together with services that come or go, which are one
+// as well. Growing over the limit by more servers of known services changes nothing.
+func (b *builder) decideCheck() {
+	servers := 0
+	for _, r := range b.records {
+		servers += len(r.base.Servers)
+	}
+	check := b.settings.ProxyCheck.on(servers)
+	if check == b.check {
+		return
+	}
+	b.check = check
+	for _, r := range b.records {
+		r.model = nil
+	}
 }
 
 // update takes in the services of a catalog, and tells whether any claim came, went or changed.

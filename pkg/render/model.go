@@ -21,6 +21,7 @@ type Model struct {
 	Address       string            // the address of HTTPListen, for the ports of services; empty for all
 	Stats         string            // where statistics and metrics are served
 	RuntimeSocket string            // path of the runtime socket, empty for none
+	Check         bool              // HAProxy checks servers itself: --proxy-check, or what "auto" came to
 
 	Services []*Service // sorted by name, those without instances too
 	Routes   []Route    // all services' routes, sorted by key
@@ -55,6 +56,7 @@ type Service struct {
 	Balance   string // HAProxy's algorithm, with its argument
 	Hash      bool   // Balance picks by a hash of the request, which should be a consistent one
 	RetryPost bool   // POST may be repeated after it was delivered
+	Check     bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts
 
 	// Times in HAProxy's words, empty for the proxy's own.
 	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
@@ -88,7 +90,8 @@ type Instance struct {
 }
 
 // Build makes the model of a catalog as one host sees it. taken holds ports that cannot be had on
-// this host, each with the reason. It is a function of its arguments alone.
+// this host, each with the reason. It is a function of its arguments alone: "auto" of
+// [Settings.ProxyCheck] is decided by this catalog.
 func Build(c *service.Catalog, s Settings, taken map[uint16]string) *Model {
 	return (&builder{settings: s.withDefaults()}).build(c, taken)
 }

@@ -55,6 +55,7 @@ func anyValue(t *rapid.T) []byte {
 		{"backup", "true"},
 		{"maxconn", "1", "1000000"},
 		{"retry", "post"},
+		{"check", "none", "tcp", "http:/health"},
 		{"timeout.server", "1ms", "480h", "1m30s"},
 		{"timeout.connect", "1500ms"},
 		{"timeout.tunnel", "480h"},
@@ -124,7 +125,7 @@ func printedLines(t *testing.T) int {
 
 // checkLinesBegin counts what the model says should be there.
 func checkLinesBegin(t *rapid.T, files Files, m *Model, head int) {
-	starts := []string{"", "frontend fe_listen_", "    bind '", "    default_backend be_", "backend be_", "    balance ", "    hash-type consistent", "    timeout ", "    http-request ", "    server "}
+	starts := []string{"", "frontend fe_listen_", "    bind '", "    default_backend be_", "backend be_", "    balance ", "    hash-type consistent", "    timeout ", "    http-request ", "    default-server check inter ", "    server "}
 	count := map[string]int{}
 	lines := strings.Split(strings.TrimSuffix(files[0].Text(), "\n"), "\n")
 	for _, line := range lines[head:] {

@@ -24,7 +24,7 @@ func newService(s *service.Service, node string) *Service {
 	m := &Service{
 		Name: s.Name, Backend: backendName(s.Name), Mode: cmp.Or(s.Spec.Mode, service.HTTP), Hosts: s.Spec.Hosts,
 		Path: "/" + strings.Trim(s.Spec.Path, "/"), Default: options["default"] == "true",
-		RetryPost: options["retry"] == "post", Options: options,
+		RetryPost: options["retry"] == "post", Check: options["check"] != "none", Options: options,
 		TimeoutConnect: haproxyTime(options["timeout.connect"]), TimeoutServer: haproxyTime(options["timeout.server"]),
 		TimeoutTunnel: haproxyTime(options["timeout.tunnel"]), TimeoutQueue: haproxyTime(options["timeout.queue"]),
 	}
@@ -104,10 +104,11 @@ func disabled(i *service.Instance) string {
 	return ""
 }
 
-// with returns the service as it is served after that decision.
-func (m *Service) with(d decision) *Service {
+// with returns the service as it is served after that decision, and after that on HAProxy's checks.
+func (m *Service) with(d decision, check bool) *Service {
 	decided := *m
 	decided.Routes, decided.Listen, decided.ListenWhy, decided.Why = d.routes, d.listen, d.listenWhy, d.why
+	decided.Check = m.Check && check
 	if d.reachable() {
 		return &decided
 	}

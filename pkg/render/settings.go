@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"net"
 	"strconv"
 )
@@ -17,6 +18,8 @@ type Settings struct {
 	HTTPSListen string
 
 	ListenLow, ListenHigh uint16 // the ports that sidekick.listen may ask for; both 0 for 1024 to 65535
+
+	ProxyCheck ProxyCheck // whether HAProxy checks servers itself; empty for auto
 
 	Stats         string            // where statistics and metrics are served; empty for 127.0.0.1:8405
 	RuntimeSocket string            // path of HAProxy's runtime socket; empty for none
@@ -36,6 +39,7 @@ func (s Settings) withDefaults() Settings {
 	if s.ListenLow == 0 && s.ListenHigh == 0 {
 		s.ListenLow, s.ListenHigh = lowestListen, 65535
 	}
+	s.ProxyCheck = cmp.Or(s.ProxyCheck, ProxyCheckAuto)
 	return s
 }
 
