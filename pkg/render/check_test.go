@@ -104,3 +104,24 @@ func withoutServers(text string) string {
 	}
 	return b.String()
 }
+
+// Each server says for itself how long its sessions may last.
+func TestDrainIsAComment(t *testing.T) {
+	tests := []struct{ option, want string }{
+		{`"drain":"2m"`, " # drain 120s\n"},
+		{`"drain":"1500ms"`, " # drain 1500ms\n"},
+		{`"drain":"0s"`, " # drain 0s\n"},
+		{`"maxconn":"7"`, " maxconn 7\n"},
+	}
+	for _, test := range tests {
+		c := mustCatalog(t, map[string]string{"instances/n/1": fmt.Sprintf(`{"service":"web","address":"10.0.0.1","port":80,"hosts":["a.test"],"options":{%s}}`, test.option)})
+		files, _, err := builtin(t, testSettings()).Render(c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := files[0].Text(); !strings.Contains(text, " 10.0.0.1:80 weight 100"+test.want) {
+			t.Errorf("%s: no server that ends in %q in\n%s", test.option, test.want, text)
+		}
+		checkHAProxy(t, files)
+	}
+}

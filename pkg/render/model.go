@@ -80,6 +80,7 @@ type Server struct {
 	Disabled bool   // gets no new requests; those in flight end
 	Backup   bool   // only used when no other is left
 	Maxconn  int    // most requests at once, 0 for no limit
+	Drain    string // how long its sessions may last once it is gone, such as 120s; empty for the proxy's own limit
 }
 
 // Instance is an instance of a service and what became of it.

@@ -55,6 +55,7 @@ func anyValue(t *rapid.T) []byte {
 		{"backup", "true"},
 		{"maxconn", "1", "1000000"},
 		{"retry", "post"},
+		{"drain", "0s", "2m", "480h"},
 		{"check", "none", "tcp", "http:/health"},
 		{"timeout.server", "1ms", "480h", "1m30s"},
 		{"timeout.connect", "1500ms"},
