@@ -147,8 +147,8 @@ func writeServices(out io.Writer, services []admin.Service) {
 			fmt.Fprintf(w, "%s\t%s\t-\t-\t-\tempty\t-\t-\t%s\n", s.Name, route(s), s.Why)
 		}
 		for _, i := range s.Instances {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n",
-				s.Name, route(s), i.Node, i.ID, endpoint(i), i.State, i.Weight, round(i.AgeSeconds), i.Why)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+				s.Name, route(s), i.Node, i.ID, endpoint(i), i.State, weight(i), age(i), i.Why)
 		}
 		if s.Why != "" && len(s.Instances) > 0 && !slices.ContainsFunc(s.Instances, func(i admin.Instance) bool { return i.Why == s.Why }) {
 			fmt.Fprintf(w, "%s\t\t\t\t\t\t\t\t%s\n", s.Name, s.Why)
@@ -160,7 +160,11 @@ func writeServices(out io.Writer, services []admin.Service) {
 // route says in one word how requests reach the service.
 func route(s admin.Service) string {
 	var parts []string
-	for _, host := range s.Hosts {
+	hosts := s.Hosts
+	if s.Default {
+		hosts = append(slices.Clone(hosts), "*")
+	}
+	for _, host := range hosts {
 		parts = append(parts, host+strings.TrimSuffix(s.Path, "/"))
 	}
 	if s.Listen != 0 {
@@ -177,6 +181,22 @@ func endpoint(i admin.Instance) string {
 		return "-"
 	}
 	return net.JoinHostPort(i.Address, strconv.Itoa(int(i.Port)))
+}
+
+// weight is unknown of what was left out, like its address.
+func weight(i admin.Instance) string {
+	if i.Port == 0 {
+		return "-"
+	}
+	return strconv.Itoa(i.Weight)
+}
+
+// age is unknown of what was left out, and of what does not say when it started.
+func age(i admin.Instance) string {
+	if i.AgeSeconds == 0 {
+		return "-"
+	}
+	return round(i.AgeSeconds)
 }
 
 // printJSON writes v as people read JSON.

@@ -126,7 +126,7 @@ func catalogDetail(c admin.CatalogStatus) string {
 	if !c.Known {
 		return "the registry has not answered, and there is no usable copy on disk"
 	}
-	return fmt.Sprintf("%d services, %d instances, revision %d, confirmed %s", c.Services, c.Instances, c.Revision, ago(c.StalenessSeconds))
+	return fmt.Sprintf("%s, %s, revision %d, confirmed %s", count(c.Services, "service"), count(c.Instances, "instance"), c.Revision, ago(c.StalenessSeconds))
 }
 
 func stepWord(ok bool) string {
@@ -141,11 +141,19 @@ func proxyDetail(p admin.Proxy) string {
 	for _, n := range p.Reloads {
 		reloads += n
 	}
-	detail := fmt.Sprintf("%s, %d reloads, %d runtime commands, %d old workers", p.Mode, reloads, p.RuntimeCommands, p.OldWorkers)
+	detail := fmt.Sprintf("%s, %s, %s, %s", p.Mode, count(reloads, "reload"), count(p.RuntimeCommands, "runtime command"), count(p.OldWorkers, "old worker"))
 	if p.State != "" {
 		detail += "; " + p.State
 	}
 	return oneLine(detail)
+}
+
+// count is a number of things, by the name of one.
+func count[N int | uint64](n N, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

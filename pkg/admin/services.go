@@ -22,7 +22,8 @@ type Service struct {
 	Hosts     []string   `json:"hosts"`
 	Path      string     `json:"path"`
 	Listen    uint16     `json:"listen"`
-	Why       string     `json:"why,omitempty"` // the service as a whole is not reached in the way it asks for
+	Default   bool       `json:"default,omitempty"` // takes what no host matches
+	Why       string     `json:"why,omitempty"`     // the service as a whole is not reached in the way it asks for
 	Instances []Instance `json:"instances"`
 }
 
@@ -60,7 +61,7 @@ func Services(catalog *service.Catalog, model *render.Model, local []service.Rej
 
 func modelled(s *render.Service, now time.Time) Service {
 	listed := Service{
-		Name: s.Name, Mode: string(s.Mode), Hosts: orEmpty(s.Hosts), Path: s.Path, Listen: s.Listen, Why: s.Why,
+		Name: s.Name, Mode: string(s.Mode), Hosts: orEmpty(s.Hosts), Path: s.Path, Listen: s.Listen, Default: s.Default, Why: s.Why,
 		Instances: make([]Instance, 0, len(s.Instances)),
 	}
 	for _, i := range s.Instances {
