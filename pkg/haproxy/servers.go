@@ -130,7 +130,7 @@ func drainOf(raw string) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return d
+	return max(d, 1) // "0s" is a word of it
 }
 
 // maxconn is the most requests at once, 0 for no limit.
