@@ -151,6 +151,7 @@ func (d *Driver) keep(f followed) error {
 		return err
 	}
 	d.onDisk, d.diskTime = f.candidate.files, time.Now()
+	d.prune()
 	return d.store.writeApplied(f.candidate.files, d.worker)
 }
 

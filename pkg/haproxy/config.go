@@ -146,7 +146,7 @@ func (c Config) acceptable(ctx context.Context) error {
 // setAside replaces a configuration that HAProxy does not start with by the minimal one and keeps a
 // copy. At no time is there none.
 func setAside(c Config) error {
-	text, err := readPlain(c.Path, readLimit)
+	files, err := store{path: c.Path}.read(nil)
 	if err != nil {
 		return fmt.Errorf("set the refused configuration aside: %w", err)
 	}
@@ -154,8 +154,8 @@ func setAside(c Config) error {
 	if err != nil {
 		return fmt.Errorf("set the refused configuration aside: %w", err)
 	}
-	err = atomicfile.Write(c.Path+".refused", info.Mode().Perm(), func(w io.Writer) error {
-		_, err := w.Write(text)
+	err = atomicfile.Write(c.Path+refusedSuffix, info.Mode().Perm(), func(w io.Writer) error {
+		_, err := files[0].WriteTo(w)
 		return err
 	})
 	if err != nil {

@@ -400,6 +400,7 @@ func (d *Driver) leaveForStart(ctx context.Context, want render.Files) error {
 	}
 	d.onDisk, d.diskTime = want, time.Now()
 	d.epoch++
+	d.prune()
 	return nil
 }
 

@@ -186,12 +186,12 @@ func TestReloadInterval(t *testing.T) {
 	})
 }
 
-// TestNamedFiles: files that the configuration names come before it and go after it; a crash between
-// any two steps leaves what HAProxy accepts (F8).
+// TestNamedFiles: files that the configuration names come and go with it, and links are no matter to
+// HAProxy at a check, a reload and a start (F8).
 func TestNamedFiles(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
 		b := external(t, t.Bin)
-		b.start(t)
+		kill := b.start(t)
 		b.run(t)
 		one := haproxytest.Server(t, "one")
 		withMap := func(name, content string) render.Files {
@@ -209,23 +209,12 @@ func TestNamedFiles(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(filepath.Dir(b.cfg.Path), "hosts.map")); err == nil {
 			t.Error("a file that is not named any more is still there")
 		}
-		now, next := withMap("other.map", "a be_web\n"), withMap("third.map", "b be_web\n")
-		c, err := b.driver.store.stage(next)
-		if err != nil {
-			t.Fatal(err)
+		kill()
+		b.start(t)
+		haproxytest.Until(t, "one to answer after a start", answers(b.addr, "one"))
+		if got := leftOf(t, b.cfg.Path); len(got) != 1 {
+			t.Errorf("sets: %v, want one", got)
 		}
-		whole := c.files
-		for _, part := range []render.Files{whole[1:], whole[:1]} {
-			c.files = part
-			if err := c.swap(); err != nil {
-				t.Fatal(err)
-			}
-			b.accepted(t)
-		}
-		if err := b.driver.store.prune(now, next); err != nil {
-			t.Fatal(err)
-		}
-		b.accepted(t)
 		for _, bad := range []string{"../x", "maps/x", "..", "/etc/x", ".hidden", "haproxy.cfg", appliedName, "a/../b"} {
 			if err := b.driver.store.valid(render.Files{{}, {Name: bad}}); err == nil {
 				t.Errorf("the file name %q is allowed", bad)
@@ -245,31 +234,35 @@ func applyUntilKilled(cfg Config) error {
 	in := make(chan render.Files)
 	go d.Run(context.Background(), in)
 	for i := 0; ; i++ {
-		text, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("text%d", i%3)))
+		want, err := wanted(cfg, i%3)
 		if err != nil {
 			return err
 		}
-		if _, err := d.Apply(context.Background(), files(string(text))); err == nil {
+		if _, err := d.Apply(context.Background(), want); err == nil {
 			os.WriteFile(filepath.Join(dir, "applied-one"), nil, 0o600)
 		}
 	}
 }
 
-// TestKilledAtAnyInstruction: an agent that is killed at any time leaves a file that HAProxy accepts,
-// and the next agent brings running and wanted together (P6, F8).
+// TestKilledAtAnyInstruction: an agent that is killed at any time leaves files that HAProxy accepts,
+// also where none of them goes with another text, and the next agent brings running and wanted together
+// (P6, F8).
 func TestKilledAtAnyInstruction(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
 		b := external(t, t.Bin)
 		b.start(t)
 		one := haproxytest.Server(t, "one")
+		mapped := func(method string, servers ...string) string {
+			text := strings.Replace(b.text("", servers...), "global\n", "global\n    default-path config\n", 1)
+			return strings.Replace(text, "default_backend be_web", "use_backend %[src,"+method+"(hosts.map,be_web)]", 1)
+		}
 		texts := []string{
-			b.text("", "s1 "+one), b.text("", "s1 "+one, "s2 "+one), b.text("    timeout http-request 9s\n", "s1 "+one, "s3 "+one+" weight 3"),
+			mapped("map_ip", "s1 "+one), mapped("map_ip", "s1 "+one, "s2 "+one), mapped("map_str", "s1 "+one, "s3 "+one+" weight 3"),
 		}
 		dir := filepath.Dir(b.cfg.Path)
-		for i, text := range texts {
-			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("text%d", i)), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
+		for i, entries := range []string{"192.0.2.0/24 be_web\n", "192.0.2.0/24 be_web\n", "no-address be_web\n"} {
+			name := textName(b.cfg, i)
+			plant(t, os.WriteFile(name, []byte(texts[i]), 0o600), os.WriteFile(name+".map", []byte(entries), 0o600))
 		}
 		for round := range 6 {
 			os.Remove(filepath.Join(dir, "applied-one"))
@@ -284,7 +277,9 @@ func TestKilledAtAnyInstruction(t *testing.T) {
 			b.accepted(t)
 		}
 		b.run(t)
-		b.apply(t, texts[0])
+		want, err := wanted(b.cfg, 0)
+		plant(t, err)
+		b.applyFiles(t, want)
 		b.inStep(t, texts[0])
 		haproxytest.Until(t, "the file to follow", func() bool {
 			got, err := os.ReadFile(b.cfg.Path)

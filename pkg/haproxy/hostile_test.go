@@ -51,22 +51,24 @@ func TestHostileNames(t *testing.T) {
 		if got, err := s.read([]string{name}); err == nil {
 			t.Errorf("%q: read %v", name, got)
 		}
-		if err := s.prune(render.Files{{}, {Name: name}}, files("")); err != nil {
+		if err := put(s, files("")); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 		if err := s.tidy(); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	over := candidate{store: s, files: append(files("text"), render.File{Name: "link"})}
-	plant(t, over.swap(), s.prune(render.Files{{}, {Name: "plain"}}, files("")))
+	forge(t, dir, applied{Hash: "x", Files: []string{"plain"}})
+	plant(t, put(s, append(files("text"), render.File{Name: "link"})))
 	if got, err := os.ReadFile(id); string(got) != "precious" {
 		t.Errorf("outside of the directory: got %q, %v", got, err)
 	}
 	left, err := os.ReadDir(dir)
 	var names []string
 	for _, e := range left {
-		names = append(names, e.Name())
+		if e.Name()[0] != '.' {
+			names = append(names, e.Name())
+		}
 	}
 	if want := []string{appliedName, "d", "empty", "haproxy.cfg", "link"}; !slices.Equal(names, want) {
 		t.Errorf("left: %v, %v, want %v", names, err, want)
@@ -195,12 +197,15 @@ func TestForeignTextIsNotTakenForOurs(t *testing.T) {
 	d, err := NewDriver(cfg)
 	plant(t, err, os.WriteFile(cfg.Path, []byte("hostile"), 0o600))
 	later := Worker{Pid: 7, Start: 1 << 40}
-	plant(t, d.putBack(d.disk(), files("failed")))
+	failed := func() error {
+		before := d.disk()
+		return errors.Join(candidate{store: d.store, files: files("failed")}.swap(), d.putBack(before))
+	}
+	plant(t, failed())
 	if got, certain := d.believed(later); certain {
 		t.Errorf("believed to run: %q", got)
 	}
-	plant(t, d.store.restore(files("ours")), d.store.writeApplied(files("ours"), Worker{Pid: 6}))
-	plant(t, d.putBack(d.disk(), files("failed")))
+	plant(t, put(d.store, files("ours")), d.store.writeApplied(files("ours"), Worker{Pid: 6}), failed())
 	if got, certain := d.believed(later); !certain || got[0].Text() != "ours" {
 		t.Errorf("believed to run: %q, %v, want ours", got, certain)
 	}

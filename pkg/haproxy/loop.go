@@ -34,9 +34,7 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 	if err := os.MkdirAll(filepath.Dir(d.cfg.Path), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
 		return fmt.Errorf("directory of haproxy's configuration: %w", err)
 	}
-	if err := d.tidy(ctx); err != nil {
-		return fmt.Errorf("remove what a crash left: %w", err)
-	}
+	d.tidy(ctx)
 	d.begin()
 	if d.child == nil {
 		return d.loop(ctx, in)
@@ -58,13 +56,15 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 	return g.Wait()
 }
 
-// tidy removes what a crash left, while nobody else is at work.
-func (d *Driver) tidy(ctx context.Context) error {
-	if err := d.acquire(ctx); err != nil {
-		return err
+// tidy removes what a crash left, while nobody else is at work. Nothing depends on it.
+func (d *Driver) tidy(ctx context.Context) {
+	if d.acquire(ctx) != nil {
+		return
 	}
 	defer d.release()
-	return d.store.tidy()
+	if err := d.store.tidy(); err != nil {
+		d.cfg.Log.WithError(err).Warn("cannot remove what a crash left")
+	}
 }
 
 // loop is the state of Run. A zero time means never.

@@ -104,26 +104,24 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 	if d.child != nil {
 		mark = d.child.alerts.mark()
 	}
-	err := c.swap()
-	words := ""
-	if err == nil {
-		var pid int
-		pid, words, err = d.master.reload(ctx)
-		if err == nil {
-			if err = d.confirm(ctx, pid, c.files); err != nil {
-				err = fmt.Errorf("%w: %w", errUnconfirmed, err)
-			}
-		}
+	if err := c.swap(); err != nil { // nothing has changed
+		d.holds(held)
+		return err
 	}
+	pid, words, err := d.master.reload(ctx)
 	if err == nil {
-		return d.loaded(before, c.files)
+		if err = d.confirm(ctx, pid, c.files); err == nil {
+			d.loaded(c.files)
+			return nil
+		}
+		err = fmt.Errorf("%w: %w", errUnconfirmed, err)
 	}
 	if errors.Is(err, errReloadFailed) {
 		d.holds(held)
 	} else {
 		d.forget(Reason{Kind: ReasonDrift, Detail: "a reload could not be confirmed"})
 	}
-	if err := d.putBack(before, c.files); err != nil {
+	if err := d.putBack(before); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot put the former configuration back")
 	}
 	return d.reloadError(err, words, mark)
@@ -132,19 +130,27 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 // putBack restores the files from before a failed reload. Only a worker that is started after this
 // surely runs them. They are not taken for what runs if they are none of ours: what runs is checked
 // again with our rights when the file follows it.
-func (d *Driver) putBack(before, failed render.Files) error {
+func (d *Driver) putBack(before render.Files) error {
 	ours := d.ours(before)
 	d.onDisk = nil
 	if before == nil {
 		return nil
 	}
-	if err := d.store.restore(before); err != nil {
+	if err := d.store.restore(); err != nil {
 		return err
 	}
 	if ours {
 		d.onDisk, d.diskTime = before, time.Now()
 	}
-	return d.store.prune(failed, before)
+	d.prune()
+	return nil
+}
+
+// prune removes the files that are not in force. What cannot be removed is in nobody's way.
+func (d *Driver) prune() {
+	if err := d.store.prune(); err != nil {
+		d.cfg.Log.WithError(err).Warn("cannot remove files that are not used any more")
+	}
 }
 
 // ours tells whether files that were read back are what the driver put there, or an agent before it.
@@ -220,18 +226,13 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 }
 
 // loaded notes what is in force after a confirmed reload.
-func (d *Driver) loaded(before, now render.Files) error {
+func (d *Driver) loaded(now render.Files) {
 	d.inForce(now, nil)
 	d.onDisk, d.diskTime, d.dirtied = now, time.Now(), time.Time{}
 	if err := d.store.writeApplied(now, d.worker); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot note what is applied; the next start will reload once")
 	}
-	if before != nil {
-		if err := d.store.prune(before, now); err != nil {
-			d.cfg.Log.WithError(err).Warn("cannot remove files that are not used any more")
-		}
-	}
-	return nil
+	d.prune()
 }
 
 // grace is a context that outlives its parent's end by a short time and has a limit of its own.

@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
@@ -24,24 +23,32 @@ import (
 const (
 	candidatePrefix = "sidekick-check-"
 	appliedName     = "applied.json"
-	readLimit       = 64 << 20 // of a set of files that is read back
+	refusedSuffix   = ".refused" // of what is set aside
+	readLimit       = 64 << 20   // of a set of files that is read back
 )
 
-// store is the configuration and the files it names, on disk. At every instruction the files are
-// ones that HAProxy accepts: candidates are complete and checked elsewhere before the first live
-// name changes, the configuration's name changes last, and what only the former one names goes
-// after the new one is confirmed.
+// store is the configuration and the files it names, on disk. At every instruction the files are one
+// set that HAProxy accepts: candidates are complete and checked elsewhere before the live directory
+// changes, all names change in one step there (see place), and the former set goes after the new one
+// is confirmed.
 //
 // HAProxy may write in the live directory as well, and may have been broken into. So what is checked
 // never lies there, and what is read back from there is looked at with suspicion.
 type store struct {
 	path string
 	work string // only we write there; "" if there is no such place that lasts
+	step step   // for tests, else nil
 }
 
 func (s store) dir() string { return filepath.Dir(s.path) }
 
-// at is where a file of the set lives below a directory that stands for the live one.
+// place opens the live directory, for the caller to close.
+func (s store) place() (place, error) {
+	root, err := os.OpenRoot(s.dir())
+	return place{root: root, name: filepath.Base(s.path), step: s.step}, err
+}
+
+// at is where a file of the set lies below a directory that stands for the live one.
 func (s store) at(dir, name string) string {
 	if name == "" {
 		name = filepath.Base(s.path)
@@ -109,14 +116,6 @@ func (s store) makeWork() error {
 	return os.MkdirAll(s.work, 0o700)
 }
 
-// write puts one file in the live place.
-func (s store) write(f render.File) error {
-	return atomicfile.Write(s.at(s.dir(), f.Name), 0o644, func(w io.Writer) error {
-		_, err := f.WriteTo(w)
-		return err
-	})
-}
-
 // candidate is a staged set of files.
 type candidate struct {
 	store store
@@ -132,44 +131,44 @@ func (c candidate) check(ctx context.Context, bin string) error {
 // discard removes what is left of the candidate.
 func (c candidate) discard() error { return os.RemoveAll(c.dir) }
 
-// swap puts the candidate in the live place: the files that the configuration names first, then the
-// configuration.
+// swap puts the candidate in the live place, all files at once. On an error the former ones are there.
 func (c candidate) swap() error {
-	for _, f := range slices.Backward(c.files) {
-		if err := c.store.write(f); err != nil {
-			return err
-		}
+	p, err := c.store.place()
+	if err != nil {
+		return fmt.Errorf("put the configuration in place: %w", err)
+	}
+	defer p.close()
+	if err := p.swap(c.files, c.store.readApplied().Files); err != nil {
+		p.prune() //nolint:errcheck // the next one tries again
+		return fmt.Errorf("put the configuration in place: %w; the former one stays", err)
 	}
 	return nil
 }
 
-// restore puts an earlier set back: the configuration first, for it may not need what came later.
-func (s store) restore(files render.Files) error {
-	for _, f := range files {
-		if err := s.write(f); err != nil {
-			return fmt.Errorf("put the former configuration back: %w", err)
-		}
+// restore puts the set from before the last swap back, unless it is pruned. It needs no room on the disk.
+func (s store) restore() error {
+	p, err := s.place()
+	if err != nil {
+		return fmt.Errorf("put the former configuration back: %w", err)
+	}
+	defer p.close()
+	if err := p.restore(); err != nil {
+		return fmt.Errorf("put the former configuration back: %w", err)
 	}
 	return nil
 }
 
-// prune removes the files that only before has, as far as they are plain files.
-func (s store) prune(before, now render.Files) error {
-	var errs []error
-	for _, f := range before {
-		if !isPlainName(f.Name) || slices.ContainsFunc(now, func(n render.File) bool { return n.Name == f.Name }) {
-			continue
-		}
-		path := s.at(s.dir(), f.Name)
-		info, err := os.Lstat(path)
-		if err == nil && info.Mode().IsRegular() {
-			err = os.Remove(path)
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+// prune removes what is not of the set in force.
+func (s store) prune() error {
+	p, err := s.place()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	return errors.Join(errs...)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.prune()
 }
 
 // read returns the live files: the configuration and those of the names. A set of which a part
@@ -182,9 +181,18 @@ func (s store) read(names []string) (render.Files, error) {
 	if err := s.valid(files); err != nil {
 		return nil, fmt.Errorf("read the live configuration: %w", err)
 	}
+	p, err := s.place()
+	if err != nil {
+		return nil, fmt.Errorf("read the live configuration: %w", err)
+	}
+	defer p.close()
+	set, err := p.current() // once, so that all are of one set
+	if err != nil {
+		return nil, fmt.Errorf("read the live configuration: %w", err)
+	}
 	left := readLimit
-	for i, f := range files {
-		text, err := readPlain(s.at(s.dir(), f.Name), left)
+	for i, f := range p.entries(files) {
+		text, _, err := p.read(set, f.Name, left)
 		if err != nil {
 			return nil, fmt.Errorf("read the live configuration: %w", err)
 		}
@@ -194,54 +202,22 @@ func (s store) read(names []string) (render.Files, error) {
 	return files, nil
 }
 
-// readPlain reads a file in a directory where others write: it follows no link, waits for nobody, as
-// opening a pipe would, and does not grow without end.
-func readPlain(path string, limit int) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, fmt.Errorf("%s is a link: put a plain file there or remove it", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // only read
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no plain file: put one there or remove it", path)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
-	if err == nil && len(text) > limit {
-		err = fmt.Errorf("%s is too large: all files together may have %d MiB", path, readLimit>>20)
-	}
-	return text, err
-}
-
 // tempAge is how old an unfinished file must be to be nobody's: an atomic write takes a moment.
 const tempAge = time.Minute
 
 // tempName is how the unfinished files of an atomic write end, after their target's name.
 var tempName = regexp.MustCompile(`\.[0-9]+$`)
 
-// tidy removes candidates and unfinished files that a crash left.
+// tidy removes candidates, sets and unfinished files that a crash left.
 func (s store) tidy() error {
-	if s.work != "" {
-		if err := s.tidyWork(); err != nil {
-			return err
-		}
-	}
-	for _, name := range append([]string{"", filepath.Base(s.path) + ".refused"}, s.readApplied().Files...) {
-		if err := unfinished(s.at(s.dir(), name)); err != nil {
-			return err
-		}
-	}
-	return unfinished(s.note())
+	return errors.Join(s.tidyWork(), s.prune(), unfinished(s.path), unfinished(s.path+refusedSuffix), unfinished(s.note()))
 }
 
 // tidyWork removes the candidates in the directory of our own.
 func (s store) tidyWork() error {
+	if s.work == "" {
+		return nil
+	}
 	entries, err := os.ReadDir(s.work)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -307,8 +283,13 @@ func (s store) writeApplied(files render.Files, w Worker) error {
 
 // readApplied returns the note; a missing or broken one is a zero note.
 func (s store) readApplied() applied {
+	root, err := os.OpenRoot(filepath.Dir(s.note()))
+	if err != nil {
+		return applied{}
+	}
+	defer root.Close() // only read
 	var a applied
-	text, err := readPlain(s.note(), readLimit)
+	text, _, err := readPlain(root, appliedName, readLimit)
 	if err != nil || json.Unmarshal(text, &a) != nil || slices.ContainsFunc(a.Files, func(name string) bool { return !isPlainName(name) }) {
 		return applied{}
 	}
