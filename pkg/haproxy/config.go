@@ -132,8 +132,21 @@ func Prepare(ctx context.Context, c Config) error {
 }
 
 // acceptable refuses a configuration on disk with which a HAProxy of this process's user would not start.
+// One that the driver replaces meanwhile is judged anew, for HAProxy reads one file after another.
 func (c Config) acceptable(ctx context.Context) error {
-	files, err := store{path: c.Path}.read(nil)
+	s := store{path: c.Path}
+	for {
+		set := s.inForce()
+		err := c.startable(ctx, s)
+		if err == nil || ctx.Err() != nil || s.inForce() == set {
+			return err
+		}
+	}
+}
+
+// startable is one look at it.
+func (c Config) startable(ctx context.Context, s store) error {
+	files, err := s.read(nil)
 	if err != nil {
 		return err
 	}

@@ -5,9 +5,9 @@
 // wanted text. [Plan] says whether runtime commands can turn one into the other or why only a reload
 // will do. After runtime commands the file on disk follows in the background, so that any restart of
 // HAProxy finds what runs. A text that needs a reload is checked by HAProxy itself in a directory
-// beside the live one, its new addresses are probed, and only then it is swapped in, reloaded through
-// the master's socket and confirmed by asking the worker that answers. On failure the old file and
-// the old worker stay, with HAProxy's own words as the reason.
+// of its own, its new addresses are probed, and only then it is swapped in together with all files that
+// it names, reloaded through the master's socket and confirmed by asking the worker that answers. On
+// failure the old files and the old worker stay, with HAProxy's own words as the reason.
 //
 // HAProxy is a child of this process (managed mode, see [Supervisor]) or a process of its own that is
 // reached through its sockets (external mode, see [Prepare] and [ExecArgs]).

@@ -32,7 +32,7 @@ type place struct {
 	step step
 }
 
-// step makes one change of the file system; a test may look after it or let it fail.
+// step makes one change of the file system; a test looks after it or lets it fail.
 type step func(words string, change func() error) error
 
 // Links that a set is made with: a rename puts the first in the live link's place, or the second, which
@@ -62,13 +62,11 @@ func (p place) close() { p.root.Close() } // it was only looked through
 // do makes one change and names what it was about if it fails.
 func (p place) do(verb, name string, change func() error) error {
 	words := verb + " " + filepath.Join(p.root.Name(), name)
-	err := error(nil)
 	if p.step != nil {
-		err = p.step(words, change)
-	} else {
-		err = change()
+		made := change
+		change = func() error { return p.step(words, made) }
 	}
-	if err != nil {
+	if err := change(); err != nil {
 		return fmt.Errorf("%s: %w", words, bare(err))
 	}
 	return nil

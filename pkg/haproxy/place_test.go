@@ -327,6 +327,32 @@ func TestForeignConfigurationIsRead(t *testing.T) {
 	}
 }
 
+// TestSwapDuringTheLastCheck: files that change while a start looks at them are looked at again, and not
+// set aside for a mixture that was never on the disk (P6).
+func TestSwapDuringTheLastCheck(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		cfg := configFor(t, t.Bin)
+		s := store{path: cfg.Path, work: t.TempDir()}
+		text := MinimalConfig(cfg)
+		plant(t, put(s, files(text)))
+		former := s.inForce()
+		plant(t, candidate{store: s, files: files(text + "    maxconn 77\n")}.swap())
+		second := s.inForce()
+		plant(t, s.restore())
+		live := filepath.Join(s.dir(), ".haproxy.cfg.live")
+		cfg.Bin = filepath.Join(t.TempDir(), "haproxy")
+		script := fmt.Sprintf("#!/bin/sh\nif [ $(readlink %[1]s) = %[2]s ]; then ln -sfn %[3]s %[1]s; echo '[ALERT] (1) : config : mixed'; exit 1; fi\nexec %[4]s \"$@\"\n",
+			live, former, second, t.Bin)
+		plant(t, os.WriteFile(cfg.Bin, []byte(script), 0o700))
+		if err := Prepare(t.Context(), cfg); err != nil {
+			t.Errorf("got %v, want nothing amiss", err)
+		}
+		if got, err := os.ReadFile(cfg.Path); err != nil || string(got) != text+"    maxconn 77\n" {
+			t.Errorf("on disk: %q, %v, want the new set", got, err)
+		}
+	})
+}
+
 // TestHostileSets: a neighbour's links in the places of our links and directories lead to nothing outside
 // of the directory, neither when it is read nor when it is changed or tidied.
 func TestHostileSets(t *testing.T) {

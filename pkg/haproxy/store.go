@@ -171,6 +171,17 @@ func (s store) prune() error {
 	return p.prune()
 }
 
+// inForce names the set in force, "" if there is none.
+func (s store) inForce() string {
+	p, err := s.place()
+	if err != nil {
+		return ""
+	}
+	defer p.close()
+	set, _ := p.current() // unknown is like none
+	return set
+}
+
 // read returns the live files: the configuration and those of the names. A set of which a part
 // cannot be read is an error.
 func (s store) read(names []string) (render.Files, error) {

@@ -221,7 +221,7 @@ func (b *bench) agentContainer(tb testing.TB) {
 func (b *bench) sharesFiles(tb testing.TB) {
 	tb.Helper()
 	modes := map[string]fs.FileMode{
-		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "hosts.map": 0o644,
+		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "hosts.map": 0o644, ".haproxy.cfg.live": fs.ModeDir | fs.ModeSetgid | 0o775,
 		filepath.Base(b.cfg.MasterSocket): fs.ModeSocket | 0o660, filepath.Base(b.cfg.RuntimeSocket): fs.ModeSocket | 0o660,
 	}
 	for name, want := range modes {
