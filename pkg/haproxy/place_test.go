@@ -353,10 +353,9 @@ func TestSwapDuringTheLastCheck(t *testing.T) {
 	})
 }
 
-// TestHostileSets: a neighbour's links in the places of our links and directories lead to nothing outside
-// of the directory, neither when it is read nor when it is changed or tidied.
-func TestHostileSets(t *testing.T) {
-	for name, hostile := range map[string]func(dir, set, outside string) error{
+// hostileLinks are what a neighbour may put in the places of our links and directories.
+func hostileLinks() map[string]func(dir, set, outside string) error {
+	return map[string]func(dir, set, outside string) error{
 		"the live link": func(dir, _, outside string) error {
 			live := filepath.Join(dir, ".haproxy.cfg.live")
 			return errors.Join(os.Remove(live), os.Symlink(outside, live))
@@ -371,7 +370,13 @@ func TestHostileSets(t *testing.T) {
 		"another set": func(dir, _, outside string) error {
 			return os.Symlink(outside, filepath.Join(dir, ".haproxy.cfg.set-X"))
 		},
-	} {
+	}
+}
+
+// TestHostileSets: a neighbour's links in the places of our links and directories lead to nothing outside
+// of the directory, neither when it is read nor when it is changed or tidied.
+func TestHostileSets(t *testing.T) {
+	for name, hostile := range hostileLinks() {
 		t.Run(name, func(t *testing.T) {
 			s := store{path: filepath.Join(t.TempDir(), "haproxy.cfg")}
 			outside := t.TempDir()
