@@ -53,7 +53,7 @@ func cookieBackend(text string) string {
 	all := parse(text)
 	defaults := defaultsOf(all)
 	for _, s := range all {
-		if s.kind != "backend" && s.kind != "listen" {
+		if !s.isProxy() {
 			continue
 		}
 		p := readProxy(s, defaults(s))

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"slices"
 	"strconv"
@@ -31,20 +32,27 @@ type difference struct {
 }
 
 // reading is what the changed blocks of a text may depend on in all others. It holds for a later
-// text as well, as long as none of its changed blocks has defaults or conditions.
+// text as well, as long as none of its changed blocks has defaults or makes sense only as a part.
 type reading struct {
-	conditional bool
-	defaults    []section
+	whole    bool // the blocks cannot be read by themselves
+	defaults []section
 }
 
-// readBlocks looks through a whole text.
+// readBlocks looks through a whole text. Only what may hold defaults or conditions is read; blocks that
+// go on with the section of the block before are read together with that.
 func readBlocks(f render.File) *reading {
 	r := &reading{}
-	for _, block := range f.Blocks {
-		r.conditional = r.conditional || strings.Contains(block.Text, ".if")
-		if strings.Contains(block.Text, "defaults") {
-			r.defaults = append(r.defaults, only(parse(block.Text), "defaults")...)
+	for begin, end := 0, 0; begin < len(f.Blocks); begin = end {
+		end = begin + 1
+		for end < len(f.Blocks) && (!endsLine(f.Blocks[end-1].Text) || opens(f.Blocks[end].Text) != opensSection) {
+			end++
 		}
+		if !slices.ContainsFunc(f.Blocks[begin:end], func(b render.Block) bool { return mayRule(b.Text) }) {
+			continue
+		}
+		part := read(joined(f.Blocks[begin:end]))
+		r.whole = r.whole || part.whole
+		r.defaults = append(r.defaults, only(part.all, "defaults")...)
 	}
 	return r
 }
@@ -139,15 +147,17 @@ func sameFiles(a, b render.Files) bool {
 // read by themselves.
 func changedBlocks(a, b []render.Block) (onlyA, onlyB []render.Block, ok bool) {
 	n, endA, endB := sharedEnds(a, b)
-	behind := slices.Concat(a[endA:min(endA+1, len(a))], b[endB:min(endB+1, len(b))])
+	if !endsLines(a[:n]) || !beginsSections(a[endA:]) || !beginsSections(b[endB:]) {
+		return nil, nil, false
+	}
 	a, b = a[n:endA], b[n:endB]
 	onlyA, keptA := without(a, b)
 	onlyB, keptB := without(b, a)
 	if !slices.Equal(keptA, keptB) {
 		return nil, nil, false
 	}
-	for _, block := range slices.Concat(a, b, behind) {
-		if !beginsSection(block.Text) {
+	for _, block := range slices.Concat(a, b) {
+		if opens(block.Text) == opensOther || !endsLine(block.Text) {
 			return nil, nil, false
 		}
 	}
@@ -170,17 +180,25 @@ func without(a, b []render.Block) (only []render.Block, kept [][sha256.Size]byte
 	return only, kept
 }
 
-// beginsSection tells whether a text says nothing before its first header, and ends with a whole line.
-func beginsSection(text string) bool {
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		return false
-	}
-	for raw := range strings.Lines(text) {
-		trimmed := strings.TrimSpace(raw)
-		if trimmed == "" || trimmed[0] == '#' {
-			continue
+// endsLines tells whether blocks end with a whole line.
+func endsLines(blocks []render.Block) bool {
+	for _, block := range slices.Backward(blocks) {
+		if block.Text != "" {
+			return endsLine(block.Text)
 		}
-		return isHeader(word(splitLine(trimmed), 0))
+	}
+	return true
+}
+
+// beginsSections tells whether blocks say nothing before their first header.
+func beginsSections(blocks []render.Block) bool {
+	for _, block := range blocks {
+		if o := opens(block.Text); o != opensNothing {
+			return o == opensSection
+		}
+		if !endsLine(block.Text) { // a comment that goes on
+			return false
+		}
 	}
 	return true
 }
@@ -199,10 +217,12 @@ type comparison struct {
 func (c *comparison) parts(a, b []render.Block) bool {
 	before, after := parse(joined(a)), parse(joined(b))
 	for _, s := range slices.Concat(before, after) {
-		implicit := (s.kind == "backend" || s.kind == "listen") && s.from() == ""
-		if s.kind == "defaults" || implicit || conditional(s) {
+		if s.kind == "defaults" || s.isProxy() && s.base == "" {
 			return false
 		}
+	}
+	if slices.ContainsFunc(slices.Concat(a, b), func(b render.Block) bool { return mayRule(b.Text) && read(b.Text).whole }) {
+		return false
 	}
 	if len(a)+len(b) == 0 {
 		return true
@@ -210,7 +230,7 @@ func (c *comparison) parts(a, b []render.Block) bool {
 	if c.reading == nil {
 		c.reading = readBlocks(c.before)
 	}
-	if c.reading.conditional {
+	if c.reading.whole {
 		return false
 	}
 	c.sections(before, after, defaultsOf(c.reading.defaults))
@@ -219,18 +239,16 @@ func (c *comparison) parts(a, b []render.Block) bool {
 
 func joined(blocks []render.Block) string { return render.File{Blocks: blocks}.Text() }
 
-// conditional tells whether a section holds statements for the reader itself, such as .if.
-func conditional(s section) bool {
-	return slices.ContainsFunc(s.lines, func(l line) bool { return strings.HasPrefix(l.raw, ".") })
-}
-
 // whole compares everything.
 func (c *comparison) whole() {
-	before, after := parse(c.before.Text()), parse(c.after.Text())
+	running, wanted := read(c.before.Text()), read(c.after.Text())
+	before, after := running.all, wanted.all
 	switch {
+	case running.whole || wanted.whole:
+		if !sameText(c.before, c.after) {
+			c.reload(ReasonText, "the text differs and has lines that haproxy's environment may turn into any others")
+		}
 	case slices.EqualFunc(before, after, sameLines):
-	case slices.ContainsFunc(before, conditional) || slices.ContainsFunc(after, conditional):
-		c.reload(ReasonText, "the text differs and has conditions")
 	case !sameOrder(before, after):
 		c.reload(ReasonText, "sections stand in another order")
 	case !slices.EqualFunc(only(before, "defaults"), only(after, "defaults"), sameLines):
@@ -256,8 +274,10 @@ func (c *comparison) sections(before, after []section, defaults lookup) {
 			c.fresh[s.name] = true
 			c.reload(ReasonSection, s.id()+" is new")
 		case sameLines(was, s):
-		case s.kind != "backend" && s.kind != "listen":
+		case !s.isProxy():
 			c.reload(ReasonSection, s.id()+" differs")
+		case s.doubt != "" || was.doubt != "":
+			c.reload(ReasonSection, s.id()+" differs and "+cmp.Or(s.doubt, was.doubt))
 		default:
 			in := defaults(s)
 			c.proxy(readProxy(was, in), readProxy(s, in), s)
@@ -288,11 +308,11 @@ func defaultsOf(all []section) lookup {
 	return func(s section) inherited {
 		in := inherited{}
 		next, found := before[s.id()], true
-		if s.from() != "" {
-			next, found = named[s.from()]
+		if s.base != "" {
+			next, found = named[s.base]
 		}
 		if !found {
-			in.why = "the unknown defaults section " + strconv.Quote(s.from())
+			in.why = "the unknown defaults section " + strconv.Quote(s.base)
 		}
 		in.chain(next, named, len(named))
 		return in
@@ -301,10 +321,14 @@ func defaultsOf(all []section) lookup {
 
 // chain reads a defaults section after the one that it takes itself, if any.
 func (in *inherited) chain(s section, named map[string]section, depth int) {
-	if up, ok := named[s.from()]; ok && s.from() != "" && depth > 0 {
+	if up, ok := named[s.base]; ok && s.base != "" && depth > 0 {
 		in.chain(up, named, depth-1)
 	}
+	if s.doubt != "" {
+		in.doubt = "its " + s.id() + " " + s.doubt
+	}
 	for _, l := range s.lines {
+		in.judge(l)
 		in.read(l)
 	}
 }

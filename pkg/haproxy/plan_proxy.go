@@ -160,6 +160,8 @@ func (p *proxyChange) remove(s *server) string {
 // mayChange says why servers cannot come and go in this proxy.
 func (p *proxyChange) mayChange() string {
 	switch {
+	case p.after.why != "":
+		return p.after.why
 	case !p.after.dynamic:
 		return "this way of balancing is not dynamic"
 	case p.after.namesServers:

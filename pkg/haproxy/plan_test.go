@@ -23,6 +23,7 @@ type modelServer struct {
 
 type modelBackend struct {
 	Name, From, Balance, Default, Option string
+	Behind                               string // the section: a condition and what it holds
 	Servers                              []modelServer
 }
 
@@ -142,14 +143,30 @@ func (c modelConfig) files(t *rapid.T) render.Files {
 	for _, b := range c.Backends {
 		blocks = append(blocks, b.text(rapid.SampledFrom([]string{" ", "\t", "    "}).Draw(t, "blank")))
 	}
-	if rapid.Bool().Draw(t, "one block") {
+	switch rapid.SampledFrom([]string{"one", "sections", "anywhere"}).Draw(t, "blocks") {
+	case "one":
 		return files(strings.Join(blocks, ""))
+	case "anywhere":
+		blocks = cutAnywhere(t, strings.Join(blocks, ""))
 	}
 	var f render.File
 	for _, b := range blocks {
 		f.Blocks = append(f.Blocks, render.NewBlock("", b))
 	}
 	return render.Files{f}
+}
+
+// cutAnywhere cuts a text into blocks that begin and end wherever it may be, mostly with lines.
+func cutAnywhere(t *rapid.T, text string) []string {
+	var blocks []string
+	for text != "" {
+		n := rapid.IntRange(1, len(text)).Draw(t, "cut")
+		if i := strings.IndexByte(text[n-1:], '\n'); i >= 0 && rapid.IntRange(0, 9).Draw(t, "within a line") > 0 {
+			n += i
+		}
+		blocks, text = append(blocks, text[:n]), text[n:]
+	}
+	return blocks
 }
 
 func (b modelBackend) text(blank string) string {
@@ -177,17 +194,18 @@ func (b modelBackend) text(blank string) string {
 		}
 		s.WriteString(blank + v.Words + "\n")
 	}
-	return s.String()
+	return s.String() + b.Behind
 }
 
 func drawConfig(t *rapid.T) modelConfig {
-	c := modelConfig{Global: rapid.SampledFrom([]string{"", "", "", "0"}).Draw(t, "global")}
+	c := modelConfig{Global: rapid.SampledFrom([]string{"", "", "", "0", "\n.if feature(OPENSSL)\n    ssl-dh-param-file x\n.endif"}).Draw(t, "global")}
 	for i := range rapid.IntRange(0, 3).Draw(t, "backends") {
 		b := modelBackend{
 			Name:    fmt.Sprintf("be_%d", i),
 			From:    rapid.SampledFrom([]string{"one", "one", "two", ""}).Draw(t, "from"),
 			Balance: rapid.SampledFrom([]string{"", "balance leastconn", "balance leastconn", "balance source"}).Draw(t, "balance"),
-			Option:  rapid.SampledFrom([]string{"", "", "", "timeout server 5s", "use-server s1 if FALSE"}).Draw(t, "option"),
+			Option:  rapid.SampledFrom([]string{"", "", "", "timeout server 5s", "use-server s1 if FALSE", ".if 1\nretries 2\n.endif", ".if 1\nserver x 10.0.0.9:1\n.endif"}).Draw(t, "option"),
+			Behind:  rapid.SampledFrom([]string{"", "", "", ".if 0\nfrontend x\n.endif\n", ".if 1\nbackend x\n.else\nretries 1\n.endif\n"}).Draw(t, "behind"),
 			Default: rapid.SampledFrom([]string{"", "", "check inter 5s", "maxconn 7"}).Draw(t, "default"),
 		}
 		for j := range rapid.IntRange(0, 4).Draw(t, "servers") {
@@ -250,6 +268,10 @@ func TestPlanLaw(t *testing.T) {
 			}
 		}
 		d := diff(fa, fb, Capabilities{}, nil)
+		one := diff(files(fa[0].Text()), files(fb[0].Text()), Capabilities{}, nil)
+		if !cmp.Equal(d.commands(), one.commands()) || d.reason.needed() != one.reason.needed() {
+			t.Fatalf("by blocks: got %v, %v, as one block: %v, %v", d.commands(), d.reason, one.commands(), one.reason)
+		}
 		state := a.state()
 		mustServe(t, state, d.commands())
 		apply(t, state, d.commands())
@@ -329,7 +351,6 @@ func TestPlan(t *testing.T) {
 		"balance from defaults":     {old: line, also: [2]string{"    mode http\n", "    mode http\n    balance static-rr\n"}, cmds: []string{"set server be_a/s2 state maint", "del server be_a/s2"}},
 		"use-server":                {old: line, also: [2]string{"    balance", "    use-server s1 if TRUE\n    balance"}, reload: "use-server"},
 		"default-server":            {old: line, new: line + "    server s3 10.0.0.3:80 inter 2s\n", also: [2]string{"    mode http\n", "    mode http\n    default-server check inter 5s weight 9\n"}, cmds: []string{"add server be_a/s3 10.0.0.3:80 check inter 2s weight 9" + pools, "enable health be_a/s3", "set server be_a/s3 state ready"}},
-		"conditions":                {old: line, also: [2]string{"global\n", ".if version_atleast(2.4)\n.endif\nglobal\n"}, reload: "conditions"},
 		"default-server is unknown": {old: line, new: line + "    server s3 10.0.0.3:80\n", also: [2]string{"    mode http\n", "    mode http\n    default-server resolvers dns\n"}, reload: `"resolvers"`},
 	}
 	for name, tt := range tests {
@@ -365,30 +386,6 @@ func sectionBlocks(text string) render.Files {
 	return render.Files{f}
 }
 
-func TestSplitLine(t *testing.T) {
-	tests := []struct {
-		raw   string
-		words []string
-		plain bool
-	}{
-		{"  server a 1.2.3.4:80 # comment", []string{"server", "a", "1.2.3.4:80"}, true},
-		{`a 'x#y "z" \ w' b`, []string{"a", `x#y "z" \ w`, "b"}, true},
-		{`a b\ c\#d 'it'\''s'`, []string{"a", "b c#d", "it's"}, true},
-		{`a "q\"r" ""`, []string{"a", `q"r`, ""}, true},
-		{`a "${HOME}"`, []string{"a", "${HOME}"}, false},
-		{`a \x41`, []string{"a", `\x41`}, false},
-		{`a 'open`, []string{"a", "open"}, false},
-		{`a#b`, []string{"a"}, true},
-		{"", nil, true},
-	}
-	for _, tt := range tests {
-		got := splitLine(tt.raw)
-		if diff := cmp.Diff(tt.words, got.words); diff != "" || got.plain != tt.plain {
-			t.Errorf("splitLine(%q): plain %v, want %v (-want +got):\n%s", tt.raw, got.plain, tt.plain, diff)
-		}
-	}
-}
-
 // FuzzPlan: whatever the texts, the planner does not panic, equal texts need nothing, and no command
 // holds more than one statement.
 func FuzzPlan(f *testing.F) {
@@ -406,13 +403,6 @@ func FuzzPlan(f *testing.F) {
 					t.Fatalf("the command %q", l)
 				}
 			}
-		}
-		var text strings.Builder
-		for _, s := range parse(a) {
-			text.WriteString(s.text)
-		}
-		if whole := text.String(); len(parse(a)) > 0 && whole != a {
-			t.Fatalf("the sections of %q give %q", a, whole)
 		}
 	})
 }

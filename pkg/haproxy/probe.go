@@ -16,20 +16,26 @@ import (
 
 // binds are the literal TCP addresses that a configuration listens on, in their order, ranges of ports
 // one by one. Names, Unix sockets and other transports are left out, for they cannot be probed
-// simply. Only bind lines are looked at, so that a text with many services costs no more than a look
-// over its bytes.
+// simply, and so are lines in conditions, which HAProxy may pass over. Only bind lines are looked at,
+// so that a text with many services costs no more than a look over its bytes.
 func binds(files render.Files) []netip.AddrPort {
 	var all []netip.AddrPort
 	if len(files) == 0 {
 		return nil
 	}
+	depth := 0 // of conditions
 	for _, block := range files[0].Blocks {
-		if !strings.Contains(block.Text, "bind") {
+		if !strings.Contains(block.Text, "bind") && !strings.Contains(block.Text, "if") {
 			continue
 		}
 		for raw := range strings.Lines(block.Text) {
-			if strings.HasPrefix(strings.TrimLeft(raw, " \t"), "bind") {
-				all = append(all, bindAddresses(splitLine(strings.TrimRight(raw, "\n")))...)
+			switch first := strings.TrimLeft(raw, blanks); {
+			case strings.HasPrefix(first, "bind") && depth == 0:
+				all = append(all, bindAddresses(splitLine(raw))...)
+			case strings.HasPrefix(first, ".if"):
+				depth++
+			case strings.HasPrefix(first, ".endif"):
+				depth--
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func drivable(want render.Files, socket string, shared bool) error {
 		if word(l, 0) != "stats" || word(l, 1) != "socket" {
 			continue
 		}
-		if !l.plain { // it may be the one, only HAProxy knows
+		if !l.plain || l.conditional { // it may be the one, only HAProxy knows
 			return nil
 		}
 		if strings.TrimPrefix(word(l, 2), "unix@") == socket {

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -214,7 +215,9 @@ type proxy struct {
 	namesServers  bool // use-server names servers
 	templates     bool // server-template makes servers that have no line
 	off           bool // the whole section is disabled
-	why           string
+	// doubtful means that only HAProxy knows which servers there are.
+	doubtful bool
+	why      string // why its servers cannot be changed by commands; "" if they can
 }
 
 // inherited is what a proxy takes from its defaults section.
@@ -223,14 +226,35 @@ type inherited struct {
 	options           []option // of default-server
 	why               string
 	dynamicCookie     bool
+	off               bool
+	doubt             string // why only HAProxy knows what is inherited
+}
+
+// judge looks whether a statement leaves it to HAProxy which servers a proxy has, or how they may
+// change at run time.
+func (in *inherited) judge(l line) {
+	first, readable := word(l, 0), true
+	switch first {
+	case "server":
+		readable = l.known >= 2
+	case "balance", "hash-type":
+		readable = l.plain
+	case "server-template", "default-server", "use-server", "dynamic-cookie-key", "disabled", "enabled":
+	default:
+		return
+	}
+	if l.conditional {
+		in.doubt = "a line " + strconv.Quote(first) + " stands in a condition"
+	} else if !readable {
+		in.doubt = "a line " + strconv.Quote(first) + " is for haproxy alone to read"
+	}
 }
 
 // read takes one statement that is allowed in defaults and in proxies.
 func (in *inherited) read(l line) {
-	if len(l.words) == 0 {
-		return
-	}
-	switch l.words[0] {
+	switch word(l, 0) {
+	case "disabled", "enabled":
+		in.off = l.words[0] == "disabled"
 	case "balance":
 		in.balance = word(l, 1)
 	case "hash-type":
@@ -274,7 +298,8 @@ func readProxy(s section, in inherited) *proxy {
 	p := &proxy{id: s.id(), name: s.name, index: map[string]int{}}
 	var servers []line
 	for _, l := range s.lines {
-		if len(l.words) > 0 && l.words[0] == "server" {
+		in.judge(l)
+		if word(l, 0) == "server" {
 			servers = append(servers, l)
 			continue
 		}
@@ -285,15 +310,16 @@ func readProxy(s section, in inherited) *proxy {
 			if len(servers) > 0 {
 				p.why = "default-server behind a server line"
 			}
-		case "disabled":
-			p.off = true
 		case "server-template":
 			p.templates = true
 		case "use-server":
 			p.namesServers = true
 		}
 	}
-	p.dynamic, p.dynamicCookie = in.dynamicBalance(), in.dynamicCookie
+	p.dynamic, p.dynamicCookie, p.off = in.dynamicBalance(), in.dynamicCookie, in.off
+	if doubt := cmp.Or(s.doubt, in.doubt); doubt != "" {
+		p.why, p.doubtful = doubt, true
+	}
 	for _, l := range servers {
 		p.add(readServer(l, in.options, in.why))
 	}

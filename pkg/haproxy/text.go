@@ -1,35 +1,21 @@
 package haproxy
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 )
 
-// line is one statement of a configuration.
-type line struct {
-	words []string
-	// plain means that words are certainly what HAProxy reads: no variable is expanded and no
-	// escape is used that this reader leaves alone.
-	plain bool
-	raw   string
-}
-
-// key tells statements apart: equal keys mean the same to HAProxy. Comments and blanks do not count
-// in a plain line, everything counts in others.
-func (l line) key() string {
-	if !l.plain {
-		return "\x01" + l.raw
-	}
-	return strings.Join(l.words, "\x00")
-}
-
 // section is a run of statements that begins with its header, such as "backend web from http".
 type section struct {
 	kind, name string
+	base       string // the named defaults section that it takes, "" if it does not say so
 	repeat     int    // how many sections of that kind and name stand before it
 	lines      []line // the header first; none of them is empty
 	text       string // as it stands in the file
+	// doubt says why only HAProxy knows whether there is such a section, or what belongs to it; "" if
+	// there is no doubt. Such a section can only be compared as a whole.
+	doubt string
+	start int // of its text within the whole
 }
 
 // id names a section within its file.
@@ -41,24 +27,25 @@ func (s section) id() string {
 	return id
 }
 
-// from is the named defaults section that a proxy takes, "" if it does not say so.
-func (s section) from() string {
-	if len(s.lines) == 0 {
-		return ""
-	}
-	words := s.lines[0].words
-	if i := slices.Index(words, "from"); i >= 1 && i+1 < len(words) {
-		return words[i+1]
-	}
-	return ""
-}
+// isProxy tells whether the servers of a section are those of a proxy.
+func (s section) isProxy() bool { return s.kind == "backend" || s.kind == "listen" }
 
-// isHeader tells whether a statement opens a section.
+// isHeader tells whether a statement opens a section, in any HAProxy there is.
 func isHeader(word string) bool {
 	switch word {
 	case "global", "defaults", "frontend", "backend", "listen", "userlist", "peers", "resolvers",
-		"mailers", "cache", "program", "http-errors", "ring", "log-forward", "fcgi-app", "traces",
-		"crt-store", "log-profile", "acme", "healthcheck":
+		"mailers", "cache", "program", "http-errors", "ring", "log-forward", "fcgi-app",
+		"namespace_list", "crt-store", "traces", "log-profile", "acme", "healthcheck":
+		return true
+	default:
+		return false
+	}
+}
+
+// isCondition tells whether a statement begins, parts or ends a conditional block.
+func isCondition(word string) bool {
+	switch word {
+	case ".if", ".elif", ".else", ".endif":
 		return true
 	default:
 		return false
@@ -67,114 +54,177 @@ func isHeader(word string) bool {
 
 // parse splits a text into its sections. What stands before the first header becomes a section
 // without a kind, if it says anything.
-func parse(text string) []section {
-	var all []section
-	var cur section
-	start, at := 0, 0
-	finish := func() {
-		cur.text = text[start:at]
-		if len(cur.lines) > 0 || cur.kind != "" {
-			all = append(all, cur)
-			start = at
-		}
-	}
+func parse(text string) []section { return read(text).all }
+
+// reader is the state of parse between two lines.
+type reader struct {
+	all    []section
+	levels []level // the conditional blocks that are open
+	shared int     // the first of the sections that the next statement may belong to, -1 if it is the last one's
+	// whole means that the text makes sense as a whole only: its conditional blocks do not end within
+	// it, or a line may be a header or a condition, as HAProxy's environment has it.
+	whole bool
+}
+
+// level is a conditional block.
+type level struct {
+	section int  // where it begins
+	crossed bool // a section begins inside
+}
+
+// read reads a text.
+func read(text string) *reader {
+	r := &reader{all: make([]section, 1), shared: -1}
+	at := 0
 	for raw := range strings.Lines(text) {
-		l := splitLine(strings.TrimRight(raw, "\n"))
-		if len(l.words) > 0 && isHeader(l.words[0]) {
-			finish()
-			cur = section{kind: l.words[0]}
-			if len(l.words) > 1 && l.words[1] != "from" {
-				cur.name = l.words[1]
-			}
-		}
-		if len(l.words) > 0 || !l.plain {
-			cur.lines = append(cur.lines, l)
-		}
+		r.line(raw, at)
 		at += len(raw)
 	}
-	finish()
+	r.whole = r.whole || len(r.levels) > 0
+	if len(r.all[0].lines) == 0 { // the first section begins with the text
+		r.all = r.all[1:]
+	}
 	seen := map[string]int{}
-	for i := range all {
-		key := all[i].id()
-		all[i].repeat = seen[key]
+	for i := range r.all {
+		s := &r.all[i]
+		key, end := s.id(), len(text)
+		if i == 0 {
+			s.start = 0
+		}
+		if i+1 < len(r.all) {
+			end = r.all[i+1].start
+		}
+		s.text, s.repeat = text[s.start:end], seen[key]
 		seen[key]++
 	}
-	return all
+	return r
 }
 
-// splitLine reads one line with HAProxy's rules: blanks part words, '#' begins a comment, quotes of
-// both kinds and backslashes take away the meaning of what they cover.
-func splitLine(raw string) line {
-	s := splitter{plain: true}
-	i := 0
-	for i < len(raw) && !s.done {
-		i += s.take(raw[i:])
+// line adds the line that begins at a place of the text.
+func (r *reader) line(raw string, at int) {
+	l := splitLine(raw)
+	if !strings.HasSuffix(raw, "\n") {
+		l.plain = false // HAProxy refuses the whole text
 	}
-	s.endWord()
-	if s.quote != 0 {
-		s.plain = false
+	if len(l.words) == 0 && l.plain {
+		return
 	}
-	return line{words: s.words, plain: s.plain, raw: strings.TrimSpace(raw)}
+	r.whole = r.whole || l.known == 0 && len(l.words) > 0
+	switch first := word(l, 0); {
+	case isCondition(first):
+		r.condition(first)
+		l.conditional = true
+	case isHeader(first):
+		r.header(l, at)
+	case r.shared >= 0:
+		r.doubt(r.shared, "may have lines of another one, by a condition")
+	}
+	l.conditional = l.conditional || len(r.levels) > 0
+	last := &r.all[len(r.all)-1]
+	last.lines = append(last.lines, l)
 }
 
-// splitter is the state of splitLine between two bytes.
-type splitter struct {
-	words  []string
-	word   []byte
-	inWord bool
-	quote  byte
-	plain  bool
-	done   bool
+// condition opens, parts or closes a conditional block. Behind a part with headers the last of them
+// may be in force or not.
+func (r *reader) condition(word string) {
+	if word == ".if" {
+		r.levels = append(r.levels, level{section: r.owner()})
+		return
+	}
+	if len(r.levels) == 0 {
+		r.whole = true
+		return
+	}
+	if top := r.levels[len(r.levels)-1]; top.crossed && (r.shared < 0 || top.section < r.shared) {
+		r.shared = top.section
+	}
+	if word == ".endif" {
+		r.levels = r.levels[:len(r.levels)-1]
+	}
 }
 
-// take reads what stands at the beginning of rest and returns how many bytes that was.
-func (s *splitter) take(rest string) int {
-	c := rest[0]
+// owner is the first section that the next statement may belong to.
+func (r *reader) owner() int {
+	if r.shared >= 0 {
+		return r.shared
+	}
+	return len(r.all) - 1
+}
+
+// header begins a section.
+func (r *reader) header(l line, at int) {
+	s := section{kind: l.words[0], name: word(l, 1), start: at}
+	more := l.words[1:]
+	if s.kind == "defaults" && len(more) == 2 && more[0] == "from" {
+		s.name, more = "", append([]string{""}, more...)
+	}
+	isProxy := s.kind == "defaults" || s.kind == "frontend" || s.isProxy()
 	switch {
-	case s.quote == '\'' && c != '\'':
-		s.emit(c)
-	case c == '\\':
-		return s.escape(rest)
-	case s.quote == c && c != 0:
-		s.quote = 0
-	case s.quote == 0 && (c == '\'' || c == '"'):
-		s.quote, s.inWord = c, true
-	case s.quote == 0 && (c == ' ' || c == '\t'):
-		s.endWord()
-	case s.quote == 0 && c == '#':
-		s.done = true
-	default:
-		if (s.quote == '"' && c == '$') || c < ' ' || c == 0x7f {
-			s.plain = false
+	case isProxy && len(more) == 3 && more[1] == "from":
+		s.base = more[2]
+	case isProxy && len(more) > 1: // HAProxy makes no proxy of it, or ignores words
+		s.doubt = "has a header of another form than NAME or NAME from DEFAULTS"
+	}
+	if !l.plain {
+		s.doubt = "has a header that only haproxy can read"
+	}
+	r.all, r.shared = append(r.all, s), -1
+	for i := range r.levels {
+		r.levels[i].crossed = true
+	}
+	if len(r.levels) > 0 {
+		r.doubt(len(r.all)-1, "stands in a condition")
+	}
+}
+
+// doubt notes why sections, from one of them on to the last, are for HAProxy to know.
+func (r *reader) doubt(from int, why string) {
+	for i := from; i < len(r.all); i++ {
+		if r.all[i].doubt == "" {
+			r.all[i].doubt = why
 		}
-		s.emit(c)
 	}
-	return 1
 }
 
-// escape reads a backslash outside single quotes.
-func (s *splitter) escape(rest string) int {
-	if len(rest) < 2 {
-		s.plain = false
-		s.emit('\\')
-		return 1
+// opening is what the first statement of a text is.
+type opening int
+
+const (
+	opensNothing opening = iota // there is none
+	opensSection
+	opensOther
+)
+
+// opens looks at the first statement of a text.
+func opens(text string) opening {
+	for raw := range strings.Lines(text) {
+		switch l := splitLine(raw); {
+		case len(l.words) == 0:
+			continue
+		case l.known > 0 && isHeader(l.words[0]):
+			return opensSection
+		default:
+			return opensOther
+		}
 	}
-	if next := rest[1]; next == '\\' || next == '"' || (s.quote == 0 && (next == ' ' || next == '#' || next == '\'')) {
-		s.emit(next)
-		return 2
-	}
-	s.plain = false
-	s.emit('\\')
-	return 1
+	return opensNothing
 }
 
-func (s *splitter) emit(c byte) {
-	s.word, s.inWord = append(s.word, c), true
-}
+// endsLine tells whether a text ends with a whole line.
+func endsLine(text string) bool { return text == "" || strings.HasSuffix(text, "\n") }
 
-func (s *splitter) endWord() {
-	if s.inWord {
-		s.words = append(s.words, string(s.word))
+// mayRule tells whether a text may have something that other texts depend on: a defaults section, a
+// condition, or a first word in quotes, which may be either. It costs no more than a look over the
+// beginnings of the lines.
+func mayRule(text string) bool {
+	for raw := range strings.Lines(text) {
+		first := strings.TrimLeft(raw, blanks)
+		if end := strings.IndexAny(first, blanks+"#"); end >= 0 {
+			first = first[:end]
+		}
+		if first == "defaults" || strings.HasPrefix(first, ".") || strings.ContainsAny(first, `"'\`) {
+			return true
+		}
 	}
-	s.word, s.inWord = s.word[:0], false
+	return false
 }

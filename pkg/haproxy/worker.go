@@ -157,11 +157,11 @@ func compare(text string, live []liveServer, can Capabilities, leaving func(targ
 	defaults := defaultsOf(all)
 	proxies := map[string]*proxy{}
 	for _, s := range all {
-		if s.kind != "backend" && s.kind != "listen" {
+		if !s.isProxy() {
 			continue
 		}
 		p := readProxy(s, defaults(s))
-		if p.off {
+		if p.off || p.doubtful { // what runs is for HAProxy to know
 			continue
 		}
 		proxies[p.name] = p

@@ -1,0 +1,225 @@
+package haproxy
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// outline is what a test says of a section.
+type outline struct {
+	ID, Base string
+	Lines    int
+	Doubt    string // a part of it
+}
+
+func TestParse(t *testing.T) {
+	const condition, shared = "stands in a condition", "lines of another one"
+	tests := map[string]struct {
+		text  string
+		want  []outline
+		whole bool
+	}{
+		"nothing but comments": {"# a\n\n", nil, false},
+		"every kind": {
+			"global\ndefaults d\nfrontend f from d\nbackend b\npeers p\n server s 1.1.1.1:1\nnamespace_list\nring r\n server s 1.1.1.1:1\n",
+			[]outline{{"global", "", 1, ""}, {"defaults d", "", 1, ""}, {"frontend f", "d", 1, ""}, {"backend b", "", 1, ""}, {"peers p", "", 2, ""}, {"namespace_list", "", 1, ""}, {"ring r", "", 2, ""}},
+			false,
+		},
+		"defaults": {
+			"defaults\ndefaults\ndefaults from\ndefaults from a\ndefaults from from a\ndefaults a b\n",
+			[]outline{{"defaults", "", 1, ""}, {"defaults (2)", "", 1, ""}, {"defaults from", "", 1, ""}, {"defaults (3)", "a", 1, ""}, {"defaults from (2)", "a", 1, ""}, {"defaults a", "", 1, "header"}},
+			false,
+		},
+		"headers that make no proxy": {
+			"backend a b\nbackend from\nbackend a from\nbackend a from d x\nbackend \"$A\"\n\"back\"end q\n",
+			[]outline{{"backend a", "", 1, "header"}, {"backend from", "", 1, ""}, {"backend a (2)", "", 1, "header"}, {"backend a (3)", "", 1, "header"}, {"backend $A", "", 1, "only haproxy"}, {"backend q", "", 1, ""}},
+			false,
+		},
+		"before the first header": {"[scope]\nbackend a\n", []outline{{"", "", 1, ""}, {"backend a", "", 1, ""}}, false},
+		"a condition within":      {"global\n.if 1\n maxconn 5\n.endif\nbackend a\n", []outline{{"global", "", 4, ""}, {"backend a", "", 1, ""}}, false},
+		"a condition around":      {"backend a\n.if 1\nbackend b\n mode tcp\n.endif\nbackend c\n", []outline{{"backend a", "", 2, ""}, {"backend b", "", 3, condition}, {"backend c", "", 1, ""}}, false},
+		"a condition within one around": {
+			"backend a\n.if 1\nbackend b\n.if 2\n mode tcp\n.endif\n retries 3\n.endif\nbackend c\n",
+			[]outline{{"backend a", "", 2, ""}, {"backend b", "", 6, condition}, {"backend c", "", 1, ""}},
+			false,
+		},
+		"a line behind":            {"backend z\nbackend a\n.if 1\nbackend b\n.endif\n mode tcp\nbackend c\n", []outline{{"backend z", "", 1, ""}, {"backend a", "", 2, shared}, {"backend b", "", 3, condition}, {"backend c", "", 1, ""}}, false},
+		"a line in the other part": {"backend a\n.if 1\nbackend b\n.else\n mode tcp\n.endif\nbackend c\n", []outline{{"backend a", "", 2, shared}, {"backend b", "", 4, condition}, {"backend c", "", 1, ""}}, false},
+		"sections in both parts":   {"global\n.if 1\nbackend b\n.elif 2\nbackend b\n.endif\n", []outline{{"global", "", 2, ""}, {"backend b", "", 2, condition}, {"backend b (2)", "", 2, condition}}, false},
+		"a second condition in doubt": {
+			"backend a\n.if 1\nbackend b\n.endif\n.if 2\nbackend c\n.else\n mode tcp\n.endif\nbackend d\n",
+			[]outline{{"backend a", "", 2, shared}, {"backend b", "", 3, condition}, {"backend c", "", 4, condition}, {"backend d", "", 1, ""}},
+			false,
+		},
+		"never ended":        {"backend a\n.if 1\n", []outline{{"backend a", "", 2, ""}}, true},
+		"never begun":        {"backend a\n.endif\n", []outline{{"backend a", "", 2, ""}}, true},
+		"any line":           {"backend a\n \"$X\" b\n", []outline{{"backend a", "", 2, ""}}, true},
+		"a line's own place": {"backend a\n server \"s${.LINE}\" 1.1.1.1:1\n", []outline{{"backend a", "", 2, ""}}, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := read(tt.text)
+			if r.whole != tt.whole {
+				t.Errorf("makes sense as a whole only: got %v, want %v", r.whole, tt.whole)
+			}
+			if len(r.all) != len(tt.want) {
+				t.Fatalf("got %d sections, want %d: %+v", len(r.all), len(tt.want), r.all)
+			}
+			for i, s := range r.all {
+				got := outline{s.id(), s.base, len(s.lines), s.doubt}
+				if strings.Contains(s.doubt, tt.want[i].Doubt) && tt.want[i].Doubt != "" {
+					got.Doubt = tt.want[i].Doubt
+				}
+				if diff := cmp.Diff(tt.want[i], got); diff != "" {
+					t.Errorf("section %d (-want +got):\n%s", i, diff)
+				}
+			}
+		})
+	}
+}
+
+// TestParseConditional: the lines of a condition are marked, whatever it holds.
+func TestParseConditional(t *testing.T) {
+	var got []string
+	for _, s := range parse("global\n maxconn 5\n.if 1\n a\n.elif 2 # x\n b\n.endif\n c\n.if 1\nbackend x\n d\n.endif\nbackend y\n") {
+		for _, l := range s.lines {
+			if l.conditional {
+				got = append(got, strings.Join(l.words, " "))
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{".if 1", "a", ".elif 2", "b", ".endif", ".if 1", "backend x", "d", ".endif"}, got); diff != "" {
+		t.Errorf("conditional lines (-want +got):\n%s", diff)
+	}
+}
+
+// TestParseCutShort: a text without its last line feed, which HAProxy refuses, is not the whole one.
+func TestParseCutShort(t *testing.T) {
+	for _, text := range []string{planBase, planBase + "# the end\n", planBase + "  \n"} {
+		if _, reason := Plan(files(text), files(strings.TrimSuffix(text, "\n")), Capabilities{}); !reason.needed() {
+			t.Errorf("the plan for %q without its end needs no reload, want one that finds out", text)
+		}
+	}
+}
+
+// FuzzParse: the sections make up the text, and comments change nothing.
+func FuzzParse(f *testing.F) {
+	f.Add("")
+	f.Add(planBase)
+	f.Add("# a\n.if 1\nbackend 'a\\ b' from \"$D\"\n.else\n\"\" x\n.endif\r\n[s]\n server a\\x00\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		all := parse(text)
+		var joined strings.Builder
+		for i, s := range all {
+			joined.WriteString(s.text)
+			if i > 0 && len(s.lines) == 0 {
+				t.Fatalf("the section %q has no line", s.id())
+			}
+		}
+		if len(all) > 0 && joined.String() != text {
+			t.Fatalf("the sections of %q give %q", text, joined.String())
+		}
+		if !endsLine(text) {
+			text += "\n"
+		}
+		before, after := parse(text), parse(text+"\n \t# a comment 'with \"quotes\n\r\n")
+		if len(before) != len(after) {
+			t.Fatalf("%d sections of %q, with a comment behind it %d", len(before), text, len(after))
+		}
+		for i := range before {
+			if !sameLines(before[i], after[i]) || before[i].id() != after[i].id() || before[i].doubt != after[i].doubt {
+				t.Fatalf("section %d of %q differs with a comment behind it", i, text)
+			}
+		}
+		mustReadBack(t, before)
+	})
+}
+
+// mustReadBack quotes the words of all plain lines and reads them again.
+func mustReadBack(t *testing.T, all []section) {
+	t.Helper()
+	escape := strings.NewReplacer("'", `'\''`, "\n", `'\n'`, "\r", `'\r'`)
+	for _, s := range all {
+		for _, l := range s.lines {
+			if !l.plain {
+				continue
+			}
+			raw := ""
+			for _, w := range l.words {
+				raw += "'" + escape.Replace(w) + "' "
+			}
+			if again := splitLine(strings.TrimSuffix(raw, " ")); !again.plain || !cmp.Equal(again.words, l.words) {
+				t.Fatalf("the words %q come back as %q", l.words, again.words)
+			}
+		}
+	}
+}
+
+// TestConditions: what conditions mean for plans (P11), however the text is cut into blocks (P12).
+func TestConditions(t *testing.T) {
+	const weight = "set server be_a/s2 weight 7"
+	tests := map[string]struct {
+		old, new string    // in planBase, for both texts
+		end      string    // behind both
+		wanted   [2]string // in the wanted text alone, besides the weight
+		cmds     []string
+		reload   string
+	}{
+		"in global":              {old: "defaults d\n", new: ".if feature(OPENSSL)\n    ssl-dh-param-file x\n.endif\ndefaults d\n", cmds: []string{weight}},
+		"before all":             {old: "global\n", new: ".if version_atleast(2.4)\n.endif\nglobal\n", cmds: []string{weight}},
+		"in defaults":            {old: "mode http\n", new: "mode http\n.if defined(LOGS)\n    option httplog\n.endif\n", cmds: []string{weight}},
+		"in the section":         {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    timeout server 5s\n.else\n    timeout server 6s\n.endif\n", cmds: []string{weight}},
+		"around a section":       {old: "backend be_a", new: ".if feature(QUIC)\nfrontend q from d\n    bind quic4@:443\n.endif\nbackend be_a", cmds: []string{weight}},
+		"around other servers":   {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    server x 10.0.0.9:80\n.endif\n", reload: `a line "server" stands in a condition`},
+		"around the balance":     {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n", reload: `a line "balance" stands in a condition`},
+		"around inherited words": {old: "mode http\n", new: "mode http\n.if 1\n    default-server weight 5\n.endif\n", reload: `a line "default-server" stands in a condition`},
+		"around the defaults":    {old: "defaults d\n    mode http\n", new: "global\n.if 1\ndefaults d\n    mode http\n.else\ndefaults d\n    mode tcp\n.endif\n", reload: "defaults d (2) stands in a condition"},
+		"around the section":     {old: "backend be_a", new: ".if 1\nbackend be_x from d\n.endif\n.if 1\nbackend be_a", end: ".endif\n", reload: "backend be_a differs and stands in a condition"},
+		"behind a section":       {old: "backend be_a", new: "backend be_z from d\n.if 1\nbackend be_a", end: ".endif\n    retries 3\n", reload: "be_a differs and stands in a condition"},
+		"another condition":      {old: "defaults d\n", new: ".if 1\n    nbthread 1\n.endif\ndefaults d\n", wanted: [2]string{".if 1", ".if 0"}, cmds: []string{weight}, reload: "global differs"},
+		"that comes":             {wanted: [2]string{"    balance roundrobin\n", "    balance roundrobin\n.if 1\n    retries 3\n.endif\n"}, reload: "statement 2"},
+		"that goes on":           {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n.if 1\n    retries 3\n.endif\n", wanted: [2]string{".endif\n.if 1\n    retries 3\n", "    retries 3\n"}, reload: "be_a"},
+		"that is for haproxy":    {old: "    balance roundrobin\n", new: "    balance roundrobin\n    \"${NO}\" retries 3\n", reload: "environment"},
+		"notices":                {old: "    balance roundrobin\n", new: "    .notice \"all is well\"\n", cmds: []string{weight}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			before := replaced(planBase, tt.old, tt.new) + tt.end
+			after := replaced(replaced(before, "10.0.0.2:80 weight 100", "10.0.0.2:80 weight 7"), tt.wanted[0], tt.wanted[1])
+			for _, cut := range []func(string) render.Files{files, sectionBlocks, lineBlocks} {
+				cmds, reason := Plan(cut(before), cut(after), Capabilities{})
+				var got []string
+				for _, c := range cmds {
+					got = append(got, c.lines()...)
+				}
+				if diff := cmp.Diff(tt.cmds, got); diff != "" {
+					t.Errorf("commands (-want +got):\n%s", diff)
+				}
+				if reason.needed() != (tt.reload != "") || !strings.Contains(reason.Detail, tt.reload) {
+					t.Errorf("reason: got %+v, want %q", reason, tt.reload)
+				}
+			}
+		})
+	}
+}
+
+// replaced replaces the first old in a text, if that is not empty.
+func replaced(text, old, instead string) string {
+	if old == "" {
+		return text
+	}
+	return strings.Replace(text, old, instead, 1)
+}
+
+// lineBlocks cuts a text into a block per line.
+func lineBlocks(text string) render.Files {
+	var f render.File
+	for raw := range strings.Lines(text) {
+		f.Blocks = append(f.Blocks, render.NewBlock("line", raw))
+	}
+	return render.Files{f}
+}

@@ -1,0 +1,185 @@
+package haproxy
+
+import (
+	"slices"
+	"strings"
+)
+
+// maxWords is how many words a line may have; HAProxy refuses longer ones.
+const maxWords = 64
+
+// blanks are what parts words.
+const blanks = " \t\n\v\f\r"
+
+// line is one statement of a configuration.
+type line struct {
+	words []string
+	// plain means that words are certainly what HAProxy reads. Of another line, with a variable of
+	// HAProxy's environment or something that HAProxy refuses, only the first known words are certain.
+	plain bool
+	known int
+	// conditional means that the line stands between .if and .endif, or is one of these: only HAProxy
+	// knows whether it reads the line at all.
+	conditional bool
+	raw         string
+}
+
+// key tells statements apart: equal keys mean the same to HAProxy. Comments and blanks do not count
+// in a plain line, everything counts in others.
+func (l line) key() string {
+	if !l.plain {
+		return "\x01" + l.raw
+	}
+	return strings.Join(l.words, "\x00")
+}
+
+// splitLine reads one line with HAProxy's rules: blanks part words, '#' begins a comment, quotes of
+// both kinds and backslashes take away the meaning of what they cover. It reads up to the line's end,
+// which a carriage return is as well.
+func splitLine(raw string) line {
+	s := splitter{rest: strings.TrimLeft(raw, blanks), known: -1}
+	scope := strings.HasPrefix(s.rest, "[") // of other programs' files; HAProxy passes over it
+	text := strings.TrimRight(s.rest, "\r\n")
+	for s.next() {
+	}
+	if s.quote != 0 {
+		s.refused = true
+	}
+	if len(s.word) > 0 {
+		s.words = append(s.words, string(s.word))
+	}
+	l := line{words: s.words, known: s.known, raw: text}
+	if l.known < 0 {
+		l.known = len(l.words)
+	}
+	// HAProxy passes over a line that begins with an empty word and what stands behind another one, and
+	// it does not read a file with a NUL.
+	l.plain = l.known == len(l.words) && !s.refused && !scope &&
+		!slices.Contains(l.words, "") && strings.IndexByte(raw, 0) < 0
+	return l
+}
+
+// splitter is the state of splitLine between two characters.
+type splitter struct {
+	rest    string // what is not read yet
+	words   []string
+	word    []byte
+	quote   byte // the quotes that are open
+	known   int  // how many words stand before the first variable, -1 without one
+	refused bool // HAProxy refuses the line
+}
+
+// next reads what stands next in the line, false if that is its end.
+func (s *splitter) next() bool {
+	n := 0
+	for n < len(s.rest) && ordinary(s.rest[n]) {
+		n++
+	}
+	s.word = append(s.word, s.rest[:n]...)
+	if s.rest = s.rest[n:]; s.rest == "" {
+		return false
+	}
+	c := s.rest[0]
+	s.rest = s.rest[1:]
+	switch {
+	case c == '\n' || c == '\r':
+		return false
+	case c == s.quote:
+		s.quote = 0
+	case s.quote == '\'':
+		s.word = append(s.word, c)
+	case c == '\\':
+		s.escape()
+	case s.quote == '"' && c == '$':
+		s.variable()
+	case s.quote == '"' || c == '$':
+		s.word = append(s.word, c)
+	case c == '"' || c == '\'':
+		s.quote = c
+	case c == '#':
+		return false
+	default:
+		s.endWord()
+	}
+	return true
+}
+
+// ordinary tells whether a character means itself everywhere.
+func ordinary(c byte) bool {
+	switch c {
+	case ' ', '\t', '\n', '\v', '\f', '\r', '"', '\'', '\\', '#', '$':
+		return false
+	default:
+		return true
+	}
+}
+
+// endWord ends a word at the blanks behind it.
+func (s *splitter) endWord() {
+	s.rest = strings.TrimLeft(s.rest, blanks)
+	s.words = append(s.words, string(s.word))
+	s.word = s.word[:0]
+	s.refused = s.refused || len(s.words) >= maxWords // even if none follows
+}
+
+// variable is a dollar sign between double quotes. What follows only HAProxy can read: an unknown
+// variable even takes a quote and blanks behind it away. HAProxy's own variables, which begin with a
+// dot, name the line and the file where they stand, so that nothing of the line is certain.
+func (s *splitter) variable() {
+	name := strings.TrimPrefix(s.rest, "{")
+	switch {
+	case strings.HasPrefix(name, "."):
+		s.known = 0
+	case s.known < 0:
+		s.known = len(s.words)
+	}
+	s.word = append(s.word, '$')
+}
+
+// escape reads what stands behind a backslash. A backslash before any other character means itself.
+func (s *splitter) escape() {
+	c := byte(0)
+	if s.rest != "" {
+		c = s.rest[0]
+	}
+	switch c {
+	case ' ', '\\', '#', '\'', '"':
+	case 't':
+		c = '\t'
+	case 'n':
+		c = '\n'
+	case 'r':
+		c = '\r'
+	case 'x':
+		s.hexadecimal()
+		return
+	case '$':
+		if s.quote == 0 {
+			s.word = append(s.word, '\\')
+			return
+		}
+	default:
+		s.word = append(s.word, '\\')
+		return
+	}
+	s.word, s.rest = append(s.word, c), s.rest[1:]
+}
+
+// hexadecimal reads an "x" and two digits of a character's number. Without them, or for the number 0,
+// which ends the word within HAProxy, the line is not for us to read.
+func (s *splitter) hexadecimal() {
+	var c byte
+	for _, digit := range []byte(s.rest[1:min(3, len(s.rest))]) {
+		n := strings.IndexByte("0123456789abcdef", digit|0x20)
+		if digit < '0' || n < 0 {
+			s.refused = true
+			return
+		}
+		c = c<<4 | byte(n)
+	}
+	if len(s.rest) < 3 || c == 0 {
+		s.refused = true
+		return
+	}
+	s.word, s.rest = append(s.word, c), s.rest[3:]
+}
