@@ -52,10 +52,10 @@ func splitLine(raw string) line {
 	if l.known < 0 {
 		l.known = len(l.words)
 	}
-	// HAProxy passes over a line that begins with an empty word and what stands behind another one, and
-	// it does not read a file with a NUL.
-	l.plain = l.known == len(l.words) && !s.refused && !scope &&
-		!slices.Contains(l.words, "") && strings.IndexByte(raw, 0) < 0
+	if i := slices.Index(l.words, ""); i >= 0 { // for HAProxy the line ends there
+		l.known = min(l.known, i)
+	}
+	l.plain = l.known == len(l.words) && !s.refused && !scope && strings.IndexByte(raw, 0) < 0
 	return l
 }
 
@@ -65,7 +65,7 @@ type splitter struct {
 	words   []string
 	word    []byte
 	quote   byte // the quotes that are open
-	known   int  // how many words stand before the first variable, -1 without one
+	known   int  // how many words are certain, -1 for all
 	refused bool // HAProxy refuses the line
 }
 
@@ -127,13 +127,18 @@ func (s *splitter) endWord() {
 // dot, name the line and the file where they stand, so that nothing of the line is certain.
 func (s *splitter) variable() {
 	name := strings.TrimPrefix(s.rest, "{")
-	switch {
-	case strings.HasPrefix(name, "."):
+	s.unsure()
+	if strings.HasPrefix(name, ".") {
 		s.known = 0
-	case s.known < 0:
-		s.known = len(s.words)
 	}
 	s.word = append(s.word, '$')
+}
+
+// unsure notes that nothing is certain from the present word on.
+func (s *splitter) unsure() {
+	if s.known < 0 {
+		s.known = len(s.words)
+	}
 }
 
 // escape reads what stands behind a backslash. A backslash before any other character means itself.
@@ -165,8 +170,8 @@ func (s *splitter) escape() {
 	s.word, s.rest = append(s.word, c), s.rest[1:]
 }
 
-// hexadecimal reads an "x" and two digits of a character's number. Without them, or for the number 0,
-// which ends the word within HAProxy, the line is not for us to read.
+// hexadecimal reads an "x" and two digits of a character's number. HAProxy refuses less than two, and
+// loses the rest of a word behind the number 0.
 func (s *splitter) hexadecimal() {
 	var c byte
 	for _, digit := range []byte(s.rest[1:min(3, len(s.rest))]) {
@@ -177,9 +182,12 @@ func (s *splitter) hexadecimal() {
 		}
 		c = c<<4 | byte(n)
 	}
-	if len(s.rest) < 3 || c == 0 {
+	if len(s.rest) < 3 {
 		s.refused = true
 		return
+	}
+	if c == 0 {
+		s.unsure()
 	}
 	s.word, s.rest = append(s.word, c), s.rest[3:]
 }
