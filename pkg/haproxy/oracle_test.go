@@ -45,7 +45,7 @@ func (o oracle) command(args ...string) *exec.Cmd {
 // refused are the lines of a text that HAProxy complains about as fatal.
 func (o oracle) refused(text string) map[int]bool {
 	o.t.Helper()
-	said, err := o.command("-c", "-f", o.path("check.cfg", text)).CombinedOutput()
+	said, err := o.command("-W", "-c", "-f", o.path("check.cfg", text)).CombinedOutput()
 	lines := map[int]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^\[ALERT\].*check\.cfg:(\d+)\]`).FindAllSubmatch(said, -1) {
 		n, _ := strconv.Atoi(string(m[1]))

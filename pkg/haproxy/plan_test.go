@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -138,7 +139,7 @@ func mustServe(t interface{ Fatalf(string, ...any) }, state map[string]runs, cmd
 
 // text writes the configuration down in blocks; the draw decides how they are cut and how blanks and
 // comments look.
-func (c modelConfig) files(t *rapid.T) render.Files {
+func (c modelConfig) files(t *rapid.T, salt byte) render.Files {
 	blocks := []string{"global\n    maxconn 100" + c.Global + "\ndefaults one\n    mode http\ndefaults two\n    mode http\n    balance roundrobin\n"}
 	for _, b := range c.Backends {
 		blocks = append(blocks, b.text(rapid.SampledFrom([]string{" ", "\t", "    "}).Draw(t, "blank")))
@@ -147,7 +148,7 @@ func (c modelConfig) files(t *rapid.T) render.Files {
 	case "one":
 		return files(strings.Join(blocks, ""))
 	case "anywhere":
-		blocks = cutAnywhere(t, strings.Join(blocks, ""))
+		blocks = cutAnywhere(strings.Join(blocks, ""), salt)
 	}
 	var f render.File
 	for _, b := range blocks {
@@ -156,15 +157,21 @@ func (c modelConfig) files(t *rapid.T) render.Files {
 	return render.Files{f}
 }
 
-// cutAnywhere cuts a text into blocks that begin and end wherever it may be, mostly with lines.
-func cutAnywhere(t *rapid.T, text string) []string {
-	var blocks []string
-	for text != "" {
-		n := rapid.IntRange(1, len(text)).Draw(t, "cut")
-		if i := strings.IndexByte(text[n-1:], '\n'); i >= 0 && rapid.IntRange(0, 9).Draw(t, "within a line") > 0 {
-			n += i
+// cutAnywhere cuts a text into blocks behind some of its lines, and within a few. Equal lines are cut
+// in the same way, so that texts have blocks in common.
+func cutAnywhere(text string, salt byte) []string {
+	blocks := []string{""}
+	for raw := range strings.Lines(text) {
+		sum := sha256.Sum256(append([]byte(raw), salt))
+		if sum[0]%16 == 0 {
+			n := int(sum[1]) % len(raw)
+			blocks[len(blocks)-1] += raw[:n]
+			blocks, raw = append(blocks, ""), raw[n:]
 		}
-		blocks, text = append(blocks, text[:n]), text[n:]
+		blocks[len(blocks)-1] += raw
+		if sum[2]%3 == 0 {
+			blocks = append(blocks, "")
+		}
 	}
 	return blocks
 }
@@ -261,7 +268,8 @@ func TestPlanLaw(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := drawConfig(t)
 		b := drawChange(t, a)
-		fa, fb := a.files(t), b.files(t)
+		salt := rapid.Byte().Draw(t, "salt")
+		fa, fb := a.files(t, salt), b.files(t, salt)
 		for _, f := range []render.Files{fa, fb} {
 			if cmds, reason := Plan(f, f, Capabilities{}); len(cmds) > 0 || reason.needed() {
 				t.Fatalf("plan of equal files: got %v, %v, want nothing", cmds, reason)
@@ -276,7 +284,7 @@ func TestPlanLaw(t *testing.T) {
 		mustServe(t, state, d.commands())
 		apply(t, state, d.commands())
 		// What was read once holds for the next comparison.
-		fc := drawChange(t, b).files(t)
+		fc := drawChange(t, b).files(t, salt)
 		carried, fresh := diff(fb, fc, Capabilities{}, d.reading), diff(fb, fc, Capabilities{}, nil)
 		if !d.reason.needed() && (!cmp.Equal(carried.commands(), fresh.commands()) || carried.reason != fresh.reason) {
 			t.Fatalf("with an earlier reading: got %v, %v, want %v, %v", carried.commands(), carried.reason, fresh.commands(), fresh.reason)

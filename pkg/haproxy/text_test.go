@@ -169,22 +169,23 @@ func TestConditions(t *testing.T) {
 		cmds     []string
 		reload   string
 	}{
-		"in global":              {old: "defaults d\n", new: ".if feature(OPENSSL)\n    ssl-dh-param-file x\n.endif\ndefaults d\n", cmds: []string{weight}},
-		"before all":             {old: "global\n", new: ".if version_atleast(2.4)\n.endif\nglobal\n", cmds: []string{weight}},
-		"in defaults":            {old: "mode http\n", new: "mode http\n.if defined(LOGS)\n    option httplog\n.endif\n", cmds: []string{weight}},
-		"in the section":         {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    timeout server 5s\n.else\n    timeout server 6s\n.endif\n", cmds: []string{weight}},
-		"around a section":       {old: "backend be_a", new: ".if feature(QUIC)\nfrontend q from d\n    bind quic4@:443\n.endif\nbackend be_a", cmds: []string{weight}},
-		"around other servers":   {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    server x 10.0.0.9:80\n.endif\n", reload: `a line "server" stands in a condition`},
-		"around the balance":     {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n", reload: `a line "balance" stands in a condition`},
-		"around inherited words": {old: "mode http\n", new: "mode http\n.if 1\n    default-server weight 5\n.endif\n", reload: `a line "default-server" stands in a condition`},
-		"around the defaults":    {old: "defaults d\n    mode http\n", new: "global\n.if 1\ndefaults d\n    mode http\n.else\ndefaults d\n    mode tcp\n.endif\n", reload: "defaults d (2) stands in a condition"},
-		"around the section":     {old: "backend be_a", new: ".if 1\nbackend be_x from d\n.endif\n.if 1\nbackend be_a", end: ".endif\n", reload: "backend be_a differs and stands in a condition"},
-		"behind a section":       {old: "backend be_a", new: "backend be_z from d\n.if 1\nbackend be_a", end: ".endif\n    retries 3\n", reload: "be_a differs and stands in a condition"},
-		"another condition":      {old: "defaults d\n", new: ".if 1\n    nbthread 1\n.endif\ndefaults d\n", wanted: [2]string{".if 1", ".if 0"}, cmds: []string{weight}, reload: "global differs"},
-		"that comes":             {wanted: [2]string{"    balance roundrobin\n", "    balance roundrobin\n.if 1\n    retries 3\n.endif\n"}, reload: "statement 2"},
-		"that goes on":           {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n.if 1\n    retries 3\n.endif\n", wanted: [2]string{".endif\n.if 1\n    retries 3\n", "    retries 3\n"}, reload: "be_a"},
-		"that is for haproxy":    {old: "    balance roundrobin\n", new: "    balance roundrobin\n    \"${NO}\" retries 3\n", reload: "environment"},
-		"notices":                {old: "    balance roundrobin\n", new: "    .notice \"all is well\"\n", cmds: []string{weight}},
+		"in global":               {old: "defaults d\n", new: ".if feature(OPENSSL)\n    ssl-dh-param-file x\n.endif\ndefaults d\n", cmds: []string{weight}},
+		"before all":              {old: "global\n", new: ".if version_atleast(2.4)\n.endif\nglobal\n", cmds: []string{weight}},
+		"in defaults":             {old: "mode http\n", new: "mode http\n.if defined(LOGS)\n    option httplog\n.endif\n", cmds: []string{weight}},
+		"in the section":          {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    timeout server 5s\n.else\n    timeout server 6s\n.endif\n", cmds: []string{weight}},
+		"around a section":        {old: "backend be_a", new: ".if feature(QUIC)\nfrontend q from d\n    bind quic4@:443\n.endif\nbackend be_a", cmds: []string{weight}},
+		"around other servers":    {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    server x 10.0.0.9:80\n.endif\n", reload: `a line "server" stands in a condition`},
+		"around the balance":      {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n", reload: `a line "balance" stands in a condition`},
+		"around inherited words":  {old: "mode http\n", new: "mode http\n.if 1\n    default-server weight 5\n.endif\n", reload: `a line "default-server" stands in a condition`},
+		"around the defaults":     {old: "defaults d\n    mode http\n", new: "global\n.if 1\ndefaults d\n    mode http\n.else\ndefaults d\n    mode tcp\n.endif\n", reload: "defaults d (2) stands in a condition"},
+		"around the section":      {old: "backend be_a", new: ".if 1\nbackend be_x from d\n.endif\n.if 1\nbackend be_a", end: ".endif\n", reload: "backend be_a differs and stands in a condition"},
+		"behind a section":        {old: "backend be_a", new: "backend be_z from d\n.if 1\nbackend be_a", end: ".endif\n    retries 3\n", reload: "be_a differs and stands in a condition"},
+		"another condition":       {old: "defaults d\n", new: ".if 1\n    nbthread 1\n.endif\ndefaults d\n", wanted: [2]string{".if 1", ".if 0"}, cmds: []string{weight}, reload: "global differs"},
+		"that comes":              {wanted: [2]string{"    balance roundrobin\n", "    balance roundrobin\n.if 1\n    retries 3\n.endif\n"}, reload: "statement 2"},
+		"that goes on":            {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n.if 1\n    retries 3\n.endif\n", wanted: [2]string{".endif\n.if 1\n    retries 3\n", "    retries 3\n"}, reload: "be_a"},
+		"that is for haproxy":     {old: "    balance roundrobin\n", new: "    balance roundrobin\n    \"${NO}\" retries 3\n", reload: "environment"},
+		"that is for haproxy too": {old: "    balance roundrobin\n", new: "    balance \"${B}\"\n    hash-type consistent\n", reload: `a line "balance" is for haproxy alone`},
+		"notices":                 {old: "    balance roundrobin\n", new: "    .notice \"all is well\"\n", cmds: []string{weight}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -222,4 +223,58 @@ func lineBlocks(text string) render.Files {
 		f.Blocks = append(f.Blocks, render.NewBlock("line", raw))
 	}
 	return render.Files{f}
+}
+
+// TestPlanBlocks: blocks that only make sense together are read together (P12).
+func TestPlanBlocks(t *testing.T) {
+	const head, service = "defaults d\n mode http\n", "backend be_a from d\n server s1 10.0.0.1:80\n"
+	const changed = service + " server s2 10.0.0.2:80\n"
+	tests := map[string]struct {
+		before, after []string
+		reload        string
+	}{
+		"each by itself":                    {[]string{head, service}, []string{head, changed}, ""},
+		"the section goes on":               {[]string{head, service, "# note\n", " balance source\n"}, []string{head, changed, "# note\n", " balance source\n"}, "not dynamic"},
+		"a comment goes on":                 {[]string{head, service, "# note", "backend b\n balance source\n"}, []string{head, changed, "# note", "backend b\n balance source\n"}, "not dynamic"},
+		"the line begins before":            {[]string{head + "backend b from d\n #", service}, []string{head + "backend b from d\n #", changed}, ""},
+		"the defaults go on":                {[]string{head, " balance source\n", service}, []string{head, " balance source\n", changed}, "not dynamic"},
+		"the defaults go on behind a note":  {[]string{head, "# note\n", " balance source\n", service}, []string{head, "# note\n", " balance source\n", changed}, "not dynamic"},
+		"the condition ends elsewhere":      {[]string{head, "frontend f from d\n .if 0\n", service, "frontend g from d\n .endif\n"}, []string{head, "frontend f from d\n .if 0\n", changed, "frontend g from d\n .endif\n"}, "stands in a condition"},
+		"a changed one opens the condition": {[]string{head, service + " .if 0\n", "backend b from d\n", "frontend g from d\n .endif\n"}, []string{head, changed + " .if 0\n", "backend b from d\n", "frontend g from d\n .endif # now\n"}, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			cmds, reason := Plan(blocksOf(tt.before), blocksOf(tt.after), Capabilities{})
+			wholeCmds, whole := Plan(files(strings.Join(tt.before, "")), files(strings.Join(tt.after, "")), Capabilities{})
+			if !cmp.Equal(cmds, wholeCmds) || reason != whole {
+				t.Errorf("got %v, %+v, as one block %v, %+v", cmds, reason, wholeCmds, whole)
+			}
+			if reason.needed() != (tt.reload != "") || !strings.Contains(reason.Detail, tt.reload) {
+				t.Errorf("reason: got %+v, want %q", reason, tt.reload)
+			}
+		})
+	}
+}
+
+// blocksOf makes a text of blocks.
+func blocksOf(texts []string) render.Files {
+	var f render.File
+	for _, text := range texts {
+		f.Blocks = append(f.Blocks, render.NewBlock("block", text))
+	}
+	return render.Files{f}
+}
+
+// TestPlanReadingCarried: what was read of a text holds for the next one only if no condition that
+// goes beyond its block came with it (P12).
+func TestPlanReadingCarried(t *testing.T) {
+	const head, b, c = "defaults d\n mode http\n", "backend b from d\n server s1 10.0.0.1:80\n", "backend c from d\n"
+	first := blocksOf([]string{head, "backend a from d\n", b, c})
+	second := blocksOf([]string{head, "backend a from d\n.if 0\n", b, c + ".endif\n"})
+	third := blocksOf([]string{head, "backend a from d\n.if 0\n", b + " server s2 10.0.0.2:80\n", c + ".endif\n"})
+	d := diff(first, second, Capabilities{}, nil)
+	carried, fresh := diff(second, third, Capabilities{}, d.reading), diff(second, third, Capabilities{}, nil)
+	if carried.reason != fresh.reason || !strings.Contains(fresh.reason.Detail, "stands in a condition") {
+		t.Errorf("reason: got %+v, without the earlier reading %+v, want one for the condition", carried.reason, fresh.reason)
+	}
 }
