@@ -25,7 +25,7 @@ func binds(files render.Files) []netip.AddrPort {
 	}
 	depth := 0 // of conditions
 	for _, block := range files[0].Blocks {
-		if !strings.Contains(block.Text, "bind") && !strings.Contains(block.Text, "if") {
+		if !slices.ContainsFunc([]string{"bind", ".if", ".endif"}, func(word string) bool { return strings.Contains(block.Text, word) }) {
 			continue
 		}
 		for raw := range strings.Lines(block.Text) {

@@ -234,6 +234,10 @@ type inherited struct {
 // change at run time.
 func (in *inherited) judge(l line) {
 	first, readable := word(l, 0), true
+	if l.known == 0 {
+		in.doubt = "haproxy's environment may turn a line into any other"
+		return
+	}
 	switch first {
 	case "server":
 		readable = l.known >= 2

@@ -159,63 +159,6 @@ func mustReadBack(t *testing.T, all []section) {
 	}
 }
 
-// TestConditions: what conditions mean for plans (P11), however the text is cut into blocks (P12).
-func TestConditions(t *testing.T) {
-	const weight = "set server be_a/s2 weight 7"
-	tests := map[string]struct {
-		old, new string    // in planBase, for both texts
-		end      string    // behind both
-		wanted   [2]string // in the wanted text alone, besides the weight
-		cmds     []string
-		reload   string
-	}{
-		"in global":               {old: "defaults d\n", new: ".if feature(OPENSSL)\n    ssl-dh-param-file x\n.endif\ndefaults d\n", cmds: []string{weight}},
-		"before all":              {old: "global\n", new: ".if version_atleast(2.4)\n.endif\nglobal\n", cmds: []string{weight}},
-		"in defaults":             {old: "mode http\n", new: "mode http\n.if defined(LOGS)\n    option httplog\n.endif\n", cmds: []string{weight}},
-		"in the section":          {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    timeout server 5s\n.else\n    timeout server 6s\n.endif\n", cmds: []string{weight}},
-		"around a section":        {old: "backend be_a", new: ".if feature(QUIC)\nfrontend q from d\n    bind quic4@:443\n.endif\nbackend be_a", cmds: []string{weight}},
-		"around other servers":    {old: "    balance roundrobin\n", new: "    balance roundrobin\n.if 1\n    server x 10.0.0.9:80\n.endif\n", reload: `a line "server" stands in a condition`},
-		"around the balance":      {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n", reload: `a line "balance" stands in a condition`},
-		"around inherited words":  {old: "mode http\n", new: "mode http\n.if 1\n    default-server weight 5\n.endif\n", reload: `a line "default-server" stands in a condition`},
-		"around the defaults":     {old: "defaults d\n    mode http\n", new: "global\n.if 1\ndefaults d\n    mode http\n.else\ndefaults d\n    mode tcp\n.endif\n", reload: "defaults d (2) stands in a condition"},
-		"around the section":      {old: "backend be_a", new: ".if 1\nbackend be_x from d\n.endif\n.if 1\nbackend be_a", end: ".endif\n", reload: "backend be_a differs and stands in a condition"},
-		"behind a section":        {old: "backend be_a", new: "backend be_z from d\n.if 1\nbackend be_a", end: ".endif\n    retries 3\n", reload: "be_a differs and stands in a condition"},
-		"another condition":       {old: "defaults d\n", new: ".if 1\n    nbthread 1\n.endif\ndefaults d\n", wanted: [2]string{".if 1", ".if 0"}, cmds: []string{weight}, reload: "global differs"},
-		"that comes":              {wanted: [2]string{"    balance roundrobin\n", "    balance roundrobin\n.if 1\n    retries 3\n.endif\n"}, reload: "statement 2"},
-		"that goes on":            {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n.if 1\n    retries 3\n.endif\n", wanted: [2]string{".endif\n.if 1\n    retries 3\n", "    retries 3\n"}, reload: "be_a"},
-		"that is for haproxy":     {old: "    balance roundrobin\n", new: "    balance roundrobin\n    \"${NO}\" retries 3\n", reload: "environment"},
-		"that is for haproxy too": {old: "    balance roundrobin\n", new: "    balance \"${B}\"\n    hash-type consistent\n", reload: `a line "balance" is for haproxy alone`},
-		"notices":                 {old: "    balance roundrobin\n", new: "    .notice \"all is well\"\n", cmds: []string{weight}},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			before := replaced(planBase, tt.old, tt.new) + tt.end
-			after := replaced(replaced(before, "10.0.0.2:80 weight 100", "10.0.0.2:80 weight 7"), tt.wanted[0], tt.wanted[1])
-			for _, cut := range []func(string) render.Files{files, sectionBlocks, lineBlocks} {
-				cmds, reason := Plan(cut(before), cut(after), Capabilities{})
-				var got []string
-				for _, c := range cmds {
-					got = append(got, c.lines()...)
-				}
-				if diff := cmp.Diff(tt.cmds, got); diff != "" {
-					t.Errorf("commands (-want +got):\n%s", diff)
-				}
-				if reason.needed() != (tt.reload != "") || !strings.Contains(reason.Detail, tt.reload) {
-					t.Errorf("reason: got %+v, want %q", reason, tt.reload)
-				}
-			}
-		})
-	}
-}
-
-// replaced replaces the first old in a text, if that is not empty.
-func replaced(text, old, instead string) string {
-	if old == "" {
-		return text
-	}
-	return strings.Replace(text, old, instead, 1)
-}
-
 // lineBlocks cuts a text into a block per line.
 func lineBlocks(text string) render.Files {
 	var f render.File
