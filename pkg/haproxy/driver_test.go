@@ -422,7 +422,7 @@ func TestDrainComment(t *testing.T) {
 func TestDrainOf(t *testing.T) {
 	for line, want := range map[string]time.Duration{
 		"server s 1.2.3.4:80 # drain 2m": 2 * time.Minute, "server s 1.2.3.4:80 #drain 500": 500 * time.Millisecond,
-		"server s 1.2.3.4:80 # drain 1d": 24 * time.Hour, "server s 1.2.3.4:80": 0, "server s 1.2.3.4:80 # drain 0s": 1, "server s 1.2.3.4:80 # drain soon": 0,
+		"server s 1.2.3.4:80 # drain 1d": 24 * time.Hour, "server s 1.2.3.4:80": 0, `server s 1.2.3.4:80 sni "str(# drain 5s`: 0, "server s 1.2.3.4:80 # drain 0s": 1, "server s 1.2.3.4:80 # drain soon": 0,
 		"server s 1.2.3.4:80 # drain 2m or so": 0, "server s 1.2.3.4:80 # drain 99999999999999h": 0,
 	} {
 		if got := readServer(splitLine(line), nil, "").drain; got != want {

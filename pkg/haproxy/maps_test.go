@@ -137,6 +137,9 @@ func TestPlanFiles(t *testing.T) {
 		"part of another name":      {also: "    acl a path,map(aa.map) -m found\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
 		"twice in one word":         {also: "    acl a path,map_str(a.map,),map_beg(a.map) -m found\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
 		"a variable of other words": {also: "    http-request set-header a \"$X\"\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
+		"in quotes":                 {also: "    acl a path,map(\"a\".map) -m found\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
+		"in a condition":            {also: ".if 0\n    acl a path,map(a.map) -m found\n.endif\n", was: "/b x\n", now: "/b y\n", reload: "only haproxy knows"},
+		"beside a condition":        {also: ".if 0\n    acl a path -m found\n.endif\n", was: "/b x\n", now: "/b y\n", cmds: []string{"set map a.map /b y"}},
 		"unused":                    {config: planBase, was: "/b x\n", now: "/c x\n"},
 		"perhaps of a directory":    {config: planBase + "frontend f\n    bind :1 ssl crt .\n", was: "/b x\n", now: "/c x\n", reload: "directory"},
 	}

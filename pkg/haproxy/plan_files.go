@@ -54,14 +54,13 @@ var directories = regexp.MustCompile(`\b(?:crt|crt-base|ca-base|ca-file|ca-verif
 // singleFile are the usual names of files, which are no directories.
 var singleFile = regexp.MustCompile(`\.(?:pem|crt|cer|cert|ca|lua)$`)
 
-// usesOf finds out how the files use one of them. Of the configuration only blocks with its name, or
-// with what may mean it, are looked into.
+// usesOf finds out how the files use one of them.
 func usesOf(files render.Files, name string) use {
 	var u use
-	for _, block := range files[0].Blocks {
-		variable := strings.Contains(block.Text, "$")
-		if variable || strings.Contains(block.Text, name) {
-			u.block(block.Text, name, variable)
+	for _, l := range linesAbout(files[0], name) {
+		u.read(l, name)
+		if !l.plain && loads.MatchString(l.raw) {
+			u.other = "a variable may name it"
 		}
 	}
 	for _, f := range files[1:] {
@@ -75,15 +74,25 @@ func usesOf(files render.Files, name string) use {
 	return u
 }
 
-// block reads a block of the configuration.
-func (u *use) block(text, name string, variable bool) {
-	for raw := range strings.Lines(text) {
-		if strings.Contains(raw, name) {
-			u.read(splitLine(strings.TrimRight(raw, "\n")), name)
-		} else if variable && strings.Contains(raw, "$") && loads.MatchString(raw) && !splitLine(raw).plain {
-			u.other = "a variable may name it"
+// linesAbout are the lines of a configuration that may name a file: those of blocks with its name, or
+// with signs by which it could be written in another way. With conditions the text is read as a whole.
+func linesAbout(configuration render.File, name string) []line {
+	var lines []line
+	if slices.ContainsFunc(configuration.Blocks, func(b render.Block) bool { return strings.Contains(b.Text, ".if") }) {
+		for _, s := range parse(configuration.Text()) {
+			lines = append(lines, s.lines...)
+		}
+		return lines
+	}
+	for _, block := range configuration.Blocks {
+		if !strings.Contains(block.Text, name) && !strings.ContainsAny(block.Text, `$"'\`) {
+			continue
+		}
+		for raw := range strings.Lines(block.Text) {
+			lines = append(lines, splitLine(raw))
 		}
 	}
+	return lines
 }
 
 // inList tells whether a configuration uses a file as a crt-list.
@@ -104,7 +113,7 @@ func ofDirectory(files render.Files) bool {
 	})
 }
 
-// read takes one statement that holds the file's name.
+// read takes one statement.
 func (u *use) read(l line, name string) {
 	named := false
 	for i, w := range l.words {
@@ -115,8 +124,8 @@ func (u *use) read(l line, name string) {
 			named, u.other = true, "it is used as in "+strings.Join(l.words, " ")
 		}
 	}
-	if named && !l.plain {
-		u.other = "only haproxy can read how it is used"
+	if named && (!l.plain || l.conditional) {
+		u.other = "only haproxy knows how it is used"
 	}
 	if named {
 		u.lines = append(u.lines, l.key())

@@ -67,7 +67,7 @@ func readOptions(words []string) (opts []option, why string) {
 
 // readServer reads a server line and adds what default-server lines give it. Later words win.
 func readServer(l line, defaults []option, whyDefaults string) server {
-	s := server{weight: 1, why: whyDefaults, raw: l.key(), drain: drainOf(l.raw)}
+	s := server{weight: 1, why: whyDefaults, raw: l.key(), drain: drainOf(l)}
 	if len(l.words) < 3 {
 		s.name = strings.Join(l.words[1:], " ")
 		s.why = "a server line without an address"
@@ -111,12 +111,12 @@ var drainComment = regexp.MustCompile(`#\s*drain\s+([0-9]+(?:us|ms|s|m|h|d)?)\s*
 
 // drainOf reads how long the sessions of a server may last once it is gone, in HAProxy's own form of
 // times, where a bare number is of milliseconds. 0 is no word of it.
-func drainOf(raw string) time.Duration {
-	m := drainComment.FindStringSubmatch(raw)
-	if m == nil {
+func drainOf(l line) time.Duration {
+	at := drainComment.FindStringSubmatchIndex(l.raw)
+	if at == nil || !slices.Equal(splitLine(l.raw[:at[0]]).words, l.words) { // within quotes it is no comment
 		return 0
 	}
-	text := m[1]
+	text := l.raw[at[2]:at[3]]
 	if last := text[len(text)-1]; last >= '0' && last <= '9' {
 		text += "ms"
 	}
