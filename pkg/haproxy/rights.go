@@ -53,21 +53,75 @@ func drivable(want render.Files, socket string, shared bool) error {
 			return nil
 		}
 		if strings.TrimPrefix(word(l, 2), "unix@") == socket {
-			if !shared || openToGroup(l) {
+			switch {
+			case argument(l, "level") != "admin": // "operator" if none is given
+				fault = "lets nobody change servers at the driver's socket: write the line"
+			case shared && !openToUs(l):
+				fault = "closes the driver's socket to the group that agent and haproxy have in common: write the line"
+			default:
 				return nil
 			}
-			fault = "closes the driver's socket to the group that agent and haproxy have in common: write the line"
 		}
 	}
 	return &Refused{Stage: StageText, Words: fmt.Sprintf(
 		"the global section %s \"stats socket %s mode %s level admin expose-fd listeners\"", fault, socket, socketMode)}
 }
 
-// openToGroup tells whether a socket's line lets a group connect.
-func openToGroup(l line) bool {
-	i := slices.Index(l.words, "mode")
-	mode, err := strconv.ParseUint(word(l, i+1), 8, 32)
-	return i > 0 && err == nil && mode&0o060 == 0o060
+// openToUs tells whether a socket's line lets this process connect, which is not HAProxy's user but has
+// a group in common with it. Without a word for it the socket's group is that of its directory.
+func openToUs(l line) bool {
+	mode, err := strconv.ParseUint(argument(l, "mode"), 8, 32)
+	owner, group := socketOwner(l)
+	groups, _ := os.Getgroups() // none are no help
+	switch {
+	case err != nil:
+		return false
+	case owner != "" && owner == strconv.Itoa(os.Geteuid()):
+		return mode&0o600 == 0o600
+	case group == "" || group == strconv.Itoa(os.Getegid()) || slices.Contains(groups, number(group)):
+		return mode&0o060 == 0o060
+	default:
+		return mode&0o006 == 0o006
+	}
+}
+
+// socketOwner is the user and the group, as numbers, to which a socket's line gives the socket, "" where
+// it does not say. A name that this system does not know is left as it is.
+func socketOwner(l line) (owner, group string) {
+	owner, group = argument(l, "uid"), argument(l, "gid")
+	if name := argument(l, "user"); name != "" {
+		owner = name
+		if u, err := user.Lookup(name); err == nil {
+			owner = u.Uid
+		}
+	}
+	if name := argument(l, "group"); name != "" {
+		group = name
+		if g, err := user.LookupGroup(name); err == nil {
+			group = g.Gid
+		}
+	}
+	return owner, group
+}
+
+// number is a group's number, -1 for what is none.
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// argument is what stands behind the last occurrence of a word in a socket's line, which is the one that
+// counts, "" if it is not there.
+func argument(l line, name string) string {
+	for i := len(l.words) - 2; i > 2; i-- {
+		if l.words[i] == name {
+			return l.words[i+1]
+		}
+	}
+	return ""
 }
 
 // permitted refuses a text with which a HAProxy that is not root would have to become somebody else or
@@ -91,6 +145,9 @@ func needsRoot(l line, uid string) bool {
 	switch word(l, 0) {
 	case "chroot":
 		return true
+	case "stats": // a socket for somebody else
+		owner, _ := socketOwner(l)
+		return owner != "" && owner != uid
 	case "uid":
 		return arg != "0" && arg != uid
 	case "user":

@@ -252,3 +252,68 @@ func TestNeedsRoot(t *testing.T) {
 		}
 	}
 }
+
+// TestDrivable: a text that would lock the driver out of its socket is refused with the line to write.
+func TestDrivable(t *testing.T) {
+	groups, err := os.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := append(groups, os.Getegid())[0], 47119
+	tests := map[string]struct {
+		words         string
+		alone, shared string // what the refusal says, "" for none
+	}{
+		"minimal":             {"mode 660 level admin expose-fd listeners", "", ""},
+		"nothing handed over": {"mode 660 level admin", "", ""},
+		"HAProxy's default":   {"mode 660", "lets nobody change", "lets nobody change"},
+		"operator":            {"mode 660 level operator", "lets nobody change", "lets nobody change"},
+		"the last one counts": {"level user mode 600 level admin mode 660", "", ""},
+		"no mode":             {"level admin", "", "closes the driver's socket"},
+		"owner only":          {"level admin mode 600", "", "closes the driver's socket"},
+		"our group":           {fmt.Sprintf("level admin mode 660 gid %d", ours), "", ""},
+		"another group":       {fmt.Sprintf("level admin mode 660 gid %d", theirs), "", "closes the driver's socket"},
+		"an unknown group":    {"level admin mode 660 group no-such", "", "closes the driver's socket"},
+		"everybody":           {fmt.Sprintf("level admin mode 666 gid %d", theirs), "", ""},
+		"we are the owner":    {fmt.Sprintf("level admin mode 600 uid %d", os.Geteuid()), "", ""},
+		"only readable to us": {fmt.Sprintf("level admin mode 460 uid %d", os.Geteuid()), "", "closes the driver's socket"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			want := files("global\n    stats socket /other.sock mode 600\n    stats socket /r.sock " + tt.words + "\n")
+			for shared, words := range map[bool]string{false: tt.alone, true: tt.shared} {
+				err := drivable(want, "/r.sock", shared)
+				if (err != nil) != (words != "") || err != nil && (!strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), "stats socket /r.sock mode 660 level admin")) {
+					t.Errorf("shared %v: got %v, want a refusal with %q", shared, err, words)
+				}
+			}
+		})
+	}
+	for _, user := range []string{"uid 1", "user no-such"} {
+		want := files("global\n    stats socket /r.sock mode 660 level admin " + user + "\n")
+		if err := permitted(want, 65534); err == nil || !strings.Contains(err.Error(), user) {
+			t.Errorf("a socket for %s: got %v, want it to need root", user, err)
+		}
+	}
+}
+
+// TestDefaultLevel: what HAProxy lets be done at a socket without a level, for which drivable refuses one.
+func TestDefaultLevel(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		text := strings.Replace(b.text("", "s1 127.0.0.1:9"), " level admin", "", 1)
+		if err := os.WriteFile(b.cfg.Path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.start(t)
+		answer := ""
+		haproxytest.Until(t, "an answer", func() bool {
+			var err error
+			answer, err = ask(t.Context(), b.cfg.RuntimeSocket, "set server be_web/s1 weight 3")
+			return err == nil
+		})
+		if !strings.Contains(answer, "Permission denied") {
+			t.Errorf("got %q, want it denied", answer)
+		}
+	})
+}
