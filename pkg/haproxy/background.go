@@ -26,7 +26,7 @@ func (l *loop) look(ctx context.Context) {
 		return
 	}
 	i, err := l.api.info(ctx)
-	p, masterErr := l.master.processes(ctx)
+	p, masterErr := l.askMaster(ctx)
 	switch {
 	case err != nil && ctx.Err() == nil:
 		l.silent(err, masterErr) //nolint:errcheck // an attempt tells it
@@ -34,6 +34,7 @@ func (l *loop) look(ctx context.Context) {
 			l.unsure, l.retryAt = true, time.Now()
 		}
 	case err == nil:
+		l.told(ctx, masterErr)
 		l.answered(i.worker)
 		if l.unsure || i.worker != l.worker {
 			l.unsure, l.retryAt = true, time.Now()
@@ -45,6 +46,29 @@ func (l *loop) look(ctx context.Context) {
 		l.mu.Unlock()
 	}
 	l.release()
+}
+
+// askMaster asks for the processes, for a short time.
+func (d *Driver) askMaster(ctx context.Context) (processes, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	return d.master.processes(ctx)
+}
+
+// told reports a master that fell silent beside a worker that answers, and its return.
+func (l *loop) told(ctx context.Context, masterErr error) {
+	if ctx.Err() != nil || !l.heard(masterErr) {
+		return
+	}
+	deaf := l.hearing()
+	if deaf == nil {
+		l.cfg.Log.Info("haproxy's master answers again")
+	} else {
+		l.cfg.Log.WithError(deaf).Warn("haproxy cannot be reloaded")
+	}
+	if deaf != nil || l.inStep {
+		l.report(deaf)
+	}
 }
 
 // audit holds what runs against the text in force and repairs what differs.
@@ -121,9 +145,7 @@ func (l *loop) followed(ctx context.Context, f followed) {
 	err := l.keep(f)
 	if err != nil && ctx.Err() == nil {
 		l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs")
-		if l.cfg.Report != nil {
-			l.cfg.Report(err)
-		}
+		l.report(err)
 		l.followHold, l.followFailed = time.Now().Add(retryMax), true
 	}
 	if err != nil && current {
@@ -132,8 +154,8 @@ func (l *loop) followed(ctx context.Context, f followed) {
 	if err == nil && current && l.followFailed {
 		l.followFailed = false
 		l.cfg.Log.Info("the file of haproxy's configuration follows again")
-		if l.cfg.Report != nil && l.inStep {
-			l.cfg.Report(nil)
+		if l.inStep {
+			l.report(nil)
 		}
 	}
 }

@@ -9,18 +9,27 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// checkLimit bounds HAProxy's own check of a file.
-const checkLimit = 60 * time.Second
+const (
+	// checkLimit bounds HAProxy's own check of a file. While the driver waits for one, changes of servers
+	// wait as well.
+	checkLimit = 30 * time.Second
+	// versionLimit bounds HAProxy's word on its version.
+	versionLimit = 5 * time.Second
+	// pipeLimit is how long a program's end may be waited for when only its children have its output.
+	pipeLimit = time.Second
+)
 
 // Stages at which a text can be refused.
 const (
 	StageText   = "text"   // the text lacks what the driver needs
 	StageCheck  = "check"  // HAProxy's own check
 	StageProbe  = "probe"  // a new address is taken
-	StageReload = "reload" // HAProxy's start with the new text
+	StageReload = "reload" // HAProxy's load of the new text
+	StageStart  = "start"  // HAProxy's start with the text on disk
 	// StageConfirm is after the reload: what runs is not what the text says.
 	StageConfirm = "confirm"
 )
@@ -30,6 +39,9 @@ type Refused struct {
 	Stage   string
 	Address string // the address that is taken, for StageProbe
 	Words   string // HAProxy's own words where there are any
+
+	deadly bool // HAProxy ended while it loaded the text
+	slow   bool // to find that out takes so long that other servers are no reason to try again
 }
 
 // Error tells the stage and the reason.
@@ -44,19 +56,24 @@ func (r *Refused) Error() string {
 	}
 }
 
+// errHangs says that HAProxy's program was given up.
+var errHangs = errors.New("it does not come to an end")
+
 // check lets HAProxy judge the configuration at path, whose relative names are looked up in its own
 // directory. Any alert is a refusal, for some versions exit with 0 after one. In the reason the
 // paths are those of the file that will be live.
 func check(ctx context.Context, bin, path, live string) error {
-	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, checkLimit, errHangs)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, "-c", "-f", path) // the operator names the program
-	cmd.Dir = filepath.Dir(path)
+	cmd.Dir, cmd.WaitDelay = filepath.Dir(path), pipeLimit
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what it starts ends with it
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		return fmt.Errorf("check %s: %w", live, ctx.Err())
+		return fmt.Errorf("check %s with %s: %w", live, bin, context.Cause(ctx))
 	}
 	alerts := alertsOf(out.String())
 	var exit *exec.ExitError

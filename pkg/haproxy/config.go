@@ -43,6 +43,8 @@ type Config struct {
 	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil. It must
 	// not call Apply, and may be called from several goroutines.
 	Report func(error)
+
+	checkLimit time.Duration // for HAProxy's check of a candidate
 }
 
 // socketMode is the permission of the sockets that we choose: agent and HAProxy may be two users with a
@@ -59,6 +61,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DrainLimit == 0 {
 		c.DrainLimit = 30 * time.Second
+	}
+	if c.checkLimit == 0 {
+		c.checkLimit = checkLimit
 	}
 	if c.Log == nil {
 		quiet := logrus.New()
@@ -105,9 +110,12 @@ func ExecArgs(c Config) []string {
 	return []string{c.Bin, "-W", "-C", filepath.Dir(c.Path), "-S", c.MasterSocket + ",mode," + socketMode, "-f", c.Path}
 }
 
-// Prepare makes HAProxy startable: it writes the minimal configuration if there is none, or if
-// HAProxy refuses the one on disk, which is kept beside it as "<name>.refused". The error wraps a
-// *Refused in that last case although all is well to start; any other error means that it is not.
+// Prepare makes HAProxy startable: it writes the minimal configuration if there is none, or if HAProxy
+// refuses the one on disk, which is kept beside it as "<name>.refused". In external mode it is to be
+// called where HAProxy is about to run, and refuses also what the check does not see: an address that
+// another program has, and a text with which HAProxy ended soon after each of its last starts. The
+// error wraps a *Refused when a text was set aside, although all is well to start; any other error
+// means that it is not.
 func Prepare(ctx context.Context, c Config) error {
 	c = c.withDefaults()
 	if err := c.validate(); err != nil {
@@ -153,7 +161,13 @@ func (c Config) startable(ctx context.Context, s store) error {
 	if err := permitted(files, os.Geteuid()); err != nil {
 		return err
 	}
-	return check(ctx, c.Bin, c.Path, c.Path)
+	if err := check(ctx, c.Bin, c.Path, c.Path); err != nil {
+		return err
+	}
+	if c.Managed || Answers(ctx, c) { // the supervisor sees the end; one that runs has the addresses
+		return nil
+	}
+	return c.survivable(ctx, files)
 }
 
 // setAside replaces a configuration that HAProxy does not start with by the minimal one and keeps a

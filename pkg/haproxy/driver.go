@@ -40,6 +40,7 @@ type Driver struct {
 	unsure   bool         // the worker must be asked who it is before running is believed
 	leaving  map[string]*departure
 	reloaded time.Time // when the last reload was made or its text refused
+	resorted time.Time // when the last good text was loaded for want of the wanted one
 	refusal  refusal
 	foreign  bool // another version than our own runs, so that the check is no proof
 
@@ -160,8 +161,8 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	}
 	res.Reason = diff.reason
 	wait, err := d.reload(ctx, want)
-	if err != nil && d.running == nil && d.former != nil {
-		d.mend(ctx, d.former) // so that later changes have something to start from
+	if err != nil && d.running == nil {
+		d.resort(ctx, want, err)
 	}
 	if err == nil && wait == 0 {
 		res.How = HowReload
@@ -268,6 +269,9 @@ func (d *Driver) connect(ctx context.Context) error {
 	if masterErr != nil || !unserved(err) {
 		return d.silent(err, masterErr)
 	}
+	if w, lost := d.master.worker(ctx); lost == nil && w == d.worker {
+		return &silence{cause: &unreachable{err}} // a reload would not bring its socket back
+	}
 	d.answered(Worker{})
 	d.forget(Reason{})
 	d.worker = Worker{}
@@ -295,6 +299,7 @@ func (d *Driver) connected(ctx context.Context, i info) error {
 func (d *Driver) meet(i info) {
 	d.worker, d.can, d.leaving = i.worker, d.learned.by(i.version), map[string]*departure{}
 	d.answered(i.worker)
+	started(d.cfg.Path) //nolint:errcheck // there seldom is a note, and it does little harm
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.view.Version = i.version
@@ -359,7 +364,11 @@ func namesOf(files render.Files) []string {
 
 // ownVersion is the version of the program that does our checks, "" if it does not say.
 func (d *Driver) ownVersion(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, d.cfg.Bin, "-v").Output() // the operator names it
+	ctx, cancel := context.WithTimeout(ctx, versionLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, d.cfg.Bin, "-v") // the operator names it
+	cmd.WaitDelay = pipeLimit
+	out, err := cmd.Output()
 	if err != nil {
 		return ""
 	}
@@ -410,6 +419,19 @@ func (d *Driver) startable(ctx context.Context, held, want render.Files) error {
 		return nil
 	}
 	return probe(ctx, held, want)
+}
+
+// resort puts an earlier text in force while the wanted one cannot be, so that changes of servers have
+// something to start from.
+func (d *Driver) resort(ctx context.Context, want render.Files, why error) {
+	switch {
+	case d.former != nil:
+		d.mend(ctx, d.former)
+	case asRefused(why) != nil:
+		if err := d.reloadFromDisk(ctx, want); err != nil {
+			d.cfg.Log.WithError(err).Warn("the last good configuration cannot be loaded either")
+		}
+	}
 }
 
 // compared holds what the worker runs against files: its servers and its maps.

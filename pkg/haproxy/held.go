@@ -3,6 +3,7 @@ package haproxy
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -23,6 +24,9 @@ type presence struct {
 	// texts are those whose addresses that worker may hold.
 	texts []render.Files
 	ended error // how a managed HAProxy ended last, nil once one answered
+	// deaf is not nil while the worker answers and its master has not for a while.
+	deaf      error
+	deafSince time.Time
 }
 
 // Held returns the TCP ports that HAProxy may be holding now, sorted, so that a port that it does
@@ -114,7 +118,7 @@ func (d *Driver) lost() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.here.answering {
-		d.here.answering, d.here.since = false, time.Now()
+		d.here.answering, d.here.since, d.here.deafSince = false, time.Now(), time.Time{}
 	}
 }
 
@@ -139,13 +143,25 @@ func (s *silence) Error() string {
 	case s.ended != nil:
 		return fmt.Sprintf("haproxy does not answer: %v: %v", s.cause, s.ended)
 	case errors.Is(s.cause, syscall.EACCES):
-		return fmt.Sprintf("haproxy's socket is closed to this user (%v): start haproxy anew with \"mode %s\" in the socket's line and a group that both are in", s.cause, socketMode)
+		return fmt.Sprintf("haproxy's socket is closed to this user (%v): start haproxy anew with \"mode %s\" in the socket's line and a group that both are in, which may enter the socket's directory", s.cause, socketMode)
+	case errors.Is(s.cause, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("haproxy does not answer in time (%v): start it anew if it goes on like that", s.cause)
 	default:
 		return fmt.Sprintf("haproxy does not answer: %v", s.cause)
 	}
 }
 
 func (s *silence) Unwrap() error { return s.cause }
+
+// unreachable says that a worker that answered before lives without its socket.
+type unreachable struct{ cause error }
+
+// Error names the mend.
+func (u *unreachable) Error() string {
+	return fmt.Sprintf("%v, though its worker serves on: the socket was removed or replaced; start haproxy anew", u.cause)
+}
+
+func (u *unreachable) Unwrap() error { return u.cause }
 
 // silent notes that nobody answered, with these errors at both sockets. While one of them is served,
 // HAProxy is there and holds what it holds.
@@ -157,6 +173,44 @@ func (d *Driver) silent(worker, master error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return &silence{gone: gone, ended: d.here.ended, cause: worker}
+}
+
+// deaf says that the worker serves and its master does not answer.
+type deaf struct {
+	path  string
+	cause error
+}
+
+// Error says what still works, and the mend.
+func (m *deaf) Error() string {
+	return fmt.Sprintf("haproxy's master does not answer at %s (%v): its worker serves on and takes changes of servers, but nothing can be reloaded; start haproxy anew", m.path, m.cause)
+}
+
+func (m *deaf) Unwrap() error { return m.cause }
+
+// heard notes how the master answered while the worker did. A master that executes itself anew does not
+// for a moment, so only a longer silence counts. It tells whether that has changed what State says.
+func (d *Driver) heard(masterErr error) (changed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := &d.here
+	was := p.deaf != nil
+	switch {
+	case masterErr == nil:
+		p.deaf, p.deafSince = nil, time.Time{}
+	case p.deafSince.IsZero():
+		p.deafSince = time.Now()
+	case time.Since(p.deafSince) >= startGrace:
+		p.deaf = &deaf{path: d.cfg.MasterSocket, cause: masterErr}
+	}
+	return was != (p.deaf != nil)
+}
+
+// hearing returns why HAProxy cannot be reloaded, nil if its master answers.
+func (d *Driver) hearing() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.here.deaf
 }
 
 // unserved tells whether an error means that no process listens at a socket.

@@ -20,6 +20,7 @@ const (
 	deleteMax  = time.Second
 	lookEvery  = 2 * time.Second
 	lookSilent = 250 * time.Millisecond // while HAProxy does not answer
+	lookLimit  = time.Second            // for the master's answer
 	auditEvery = time.Minute
 
 	followQuiet = 800 * time.Millisecond // the file follows this long after the last change

@@ -18,11 +18,18 @@ type processes struct {
 	reloads int // every attempt counts
 	failed  int // attempts since the last success
 	workers []process
+	seat    seat // where they were asked; only noted before a reload
 }
 
 // process is one worker; the current one has seen no reload.
 type process struct {
 	pid, reloads int
+}
+
+// after tells whether the processes are those of another master than the ones before. In a container
+// every master has the same number; but one that takes a reload counts it when it binds its socket anew.
+func (p processes) after(before processes, now seat) bool {
+	return p.master != before.master || p.reloads < before.reloads || p.reloads == before.reloads && now != before.seat
 }
 
 // current is the worker that serves, 0 if there is none.
@@ -107,6 +114,7 @@ func (m masterCLI) reload(ctx context.Context) (worker int, words string, err er
 	if err != nil {
 		return 0, "", err
 	}
+	before.seat = m.seat()
 	for {
 		// 2.6 answers nothing, or resets the connection; newer ones answer Success=0 or 1 and the log.
 		// All are confirmed by looking.
@@ -139,6 +147,9 @@ const (
 // it executes itself anew, also after its start.
 var errLost = errors.New("the master did not take the command")
 
+// errNoWorker says that the worker that a reload started is gone already, and the others with it.
+var errNoWorker = errors.New("the master has no worker")
+
 // errOtherMaster says that HAProxy was started anew while its reload was waited for.
 var errOtherMaster = errors.New("another master answers than the one that was asked")
 
@@ -149,14 +160,17 @@ func (m masterCLI) settled(ctx context.Context, limit time.Duration, before *pro
 	defer cancel()
 	lost := time.Now().Add(lostAfter)
 	for {
+		now := m.seat() // first, so that the answer is not from before it
 		p, err := m.processes(ctx)
 		switch {
-		case err == nil && before != nil && (p.master != before.master || p.reloads < before.reloads):
-			return p, errOtherMaster // in a container every master has the same number
+		case err == nil && before != nil && p.after(*before, now):
+			return p, errOtherMaster
 		case err == nil && ok(p):
 			return p, nil
 		case err == nil && before != nil && p.reloads == before.reloads && time.Now().After(lost):
 			return p, errLost
+		case err == nil && before != nil && p.failed == 0 && time.Now().After(lost):
+			return p, errNoWorker
 		}
 		if pause(ctx, pollEvery) != nil {
 			return processes{}, errors.Join(ctx.Err(), err)

@@ -13,6 +13,11 @@ const (
 	retryRefused = time.Minute      // the same text, for the cause may lie outside of it
 	retryProbe   = 10 * time.Second // an address may become free any time
 
+	// A text that HAProxy did not survive is tried once more, for HAProxy may only have been restarted
+	// just then. Each try of one that kills it cuts all connections.
+	retryDeadly = 5 * time.Second
+	retryKiller = 24 * time.Hour
+
 	// Other servers may be what a refused text lacks. Trying them costs a run of HAProxy's check.
 	retryServersMin = time.Second
 	retryServersMax = 10 * time.Second
@@ -28,6 +33,18 @@ func retryLoad(failures int) time.Duration {
 		return 5 * time.Minute
 	default:
 		return 30 * time.Minute
+	}
+}
+
+// retry is how long a text that could not be loaded is left alone after that many failures.
+func (r *Refused) retry(failures int) time.Duration {
+	switch {
+	case !r.deadly:
+		return retryLoad(failures)
+	case failures == 1:
+		return retryDeadly
+	default:
+		return retryKiller
 	}
 }
 
@@ -80,15 +97,15 @@ func (r *refusal) note(want render.Files, err error) {
 		next.checks = r.checks
 	}
 	now := next.made
-	switch refused.Stage {
-	case StageReload:
+	switch stage := refused.Stage; {
+	case stage == StageReload:
 		next.loads++
-		next.until = now.Add(retryLoad(next.loads))
+		next.until = now.Add(refused.retry(next.loads))
 		next.servers = next.until
-	case StageProbe:
+	case stage == StageProbe:
 		next.until = now.Add(retryProbe)
 		next.servers = next.until
-	case StageConfirm:
+	case stage == StageConfirm, refused.slow:
 		next.until = now.Add(retryRefused)
 		next.servers = next.until
 	default:
@@ -99,9 +116,10 @@ func (r *refusal) note(want render.Files, err error) {
 	*r = next
 }
 
-// lift ends the refusal for a worker that was started since: what was in the way then may be gone.
+// lift ends the refusal for a worker that was started since: what was in the way then may be gone. It
+// holds on if HAProxy was started anew because of that text.
 func (r *refusal) lift(w Worker) {
-	if w.Start > r.made.Unix() {
+	if r.err != nil && !r.err.deadly && w.Start > r.made.Unix() {
 		r.err = nil
 	}
 }

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,9 @@ func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, 
 	if soon := time.Until(d.reloaded.Add(d.cfg.ReloadInterval)); soon > 0 {
 		return soon, nil
 	}
+	if err := d.reloadable(ctx); err != nil {
+		return 0, err
+	}
 	held, known := d.listens()
 	c, err := d.candidate(ctx, want, held, known)
 	if err != nil {
@@ -36,6 +40,22 @@ func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, 
 	err = d.load(ctx, c)
 	d.refusal.note(want, err)
 	return 0, err
+}
+
+// reloadable asks for the master before anything is touched for a reload. One that executes itself anew
+// is waited for.
+func (d *Driver) reloadable(parent context.Context) error {
+	ctx, cancel := context.WithTimeout(parent, lookLimit)
+	defer cancel()
+	for {
+		_, err := d.master.processes(ctx)
+		if err == nil {
+			return nil
+		}
+		if pause(ctx, pollEvery) != nil {
+			return cmp.Or[error](parent.Err(), &deaf{path: d.cfg.MasterSocket, cause: err})
+		}
+	}
 }
 
 // listens is the text whose addresses HAProxy itself holds, if that is known for certain.
@@ -84,12 +104,33 @@ func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool
 
 // judge asks HAProxy's own check. If a foreign version runs, its master has the last word.
 func (d *Driver) judge(ctx context.Context, c candidate, foreign bool) error {
-	err := c.check(ctx, d.cfg.Bin)
+	limited, cancel := context.WithTimeoutCause(ctx, d.cfg.checkLimit, errHangs)
+	defer cancel()
+	err := c.check(limited, d.cfg.Bin)
+	if errors.Is(err, errHangs) {
+		return &Refused{Stage: StageCheck, Words: err.Error(), slow: true}
+	}
 	if foreign && asRefused(err) != nil {
 		d.cfg.Log.WithError(err).Debug("another version of haproxy runs than the one that checks")
 		return nil
 	}
 	return err
+}
+
+// reloadFromDisk makes HAProxy load the last good text, which is on disk, if it may run another: one
+// that was started with less while a text killed it, for instance.
+func (d *Driver) reloadFromDisk(ctx context.Context, refused render.Files) error {
+	files := d.disk()
+	if files == nil || sameFiles(files, refused) || !d.ours(files) || time.Since(d.resorted) < retryMax {
+		return nil
+	}
+	d.resorted = time.Now()
+	c, err := d.judged(ctx, files, nil, false)
+	if err != nil {
+		return err
+	}
+	defer c.discard() //nolint:errcheck // tidied at the next start
+	return d.load(ctx, c)
 }
 
 // load swaps a candidate in, reloads and confirms. On a failure the former files are put back; the
@@ -104,17 +145,18 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 	if d.child != nil {
 		mark = d.child.alerts.mark()
 	}
-	if err := c.swap(); err != nil { // nothing has changed
-		d.holds(held)
-		return err
-	}
-	pid, words, err := d.master.reload(ctx)
+	former, err := d.master.processes(ctx)
 	if err == nil {
-		if err = d.confirm(ctx, pid, c.files); err == nil {
-			d.loaded(c.files)
-			return nil
-		}
-		err = fmt.Errorf("%w: %w", errUnconfirmed, err)
+		err = c.swap()
+	}
+	if err != nil { // nothing has changed
+		d.holds(held)
+		return fmt.Errorf("reload: %w", err)
+	}
+	words, err := d.exchange(ctx, c, former)
+	if err == nil {
+		d.loaded(c.files)
+		return nil
 	}
 	if errors.Is(err, errReloadFailed) {
 		d.holds(held)
@@ -126,6 +168,40 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 	}
 	return d.reloadError(err, words, mark)
 }
+
+// exchange makes the master, whose processes were the former ones, load the candidate that is in place.
+// On errReloadFailed words is what the master tells about it.
+func (d *Driver) exchange(ctx context.Context, c candidate, former processes) (words string, err error) {
+	pid, words, err := d.master.reload(ctx)
+	if err == nil {
+		if err = d.confirm(ctx, pid, c.files); err != nil {
+			err = fmt.Errorf("%w: %w", errUnconfirmed, err)
+		}
+	}
+	if err != nil && !errors.Is(err, errReloadFailed) && d.died(ctx, former, err) {
+		return "", errDied
+	}
+	return words, err
+}
+
+// died tells whether HAProxy ended in a reload that was asked of the former processes. It did not if
+// two of them answer, or if it was us who gave up.
+func (d *Driver) died(ctx context.Context, former processes, why error) bool {
+	if errors.Is(why, errTwo) || errors.Is(why, errOtherWorker) || errors.Is(ctx.Err(), context.Canceled) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookLimit)
+	defer cancel()
+	now, err := d.master.processes(ctx)
+	if err != nil {
+		return unserved(err)
+	}
+	return now.master != former.master || now.reloads <= former.reloads || now.current() == 0
+}
+
+// errDied says that nobody was left of the HAProxy that was to load a text: its start with it goes
+// beyond what its check and its master find out.
+var errDied = errors.New("haproxy ended while it loaded the configuration, or was restarted just then")
 
 // putBack restores the files from before a failed reload. Only a worker that is started after this
 // surely runs them. They are not taken for what runs if they are none of ours: what runs is checked
@@ -164,19 +240,30 @@ var errUnconfirmed = errors.New("the reload could not be confirmed")
 // reloadError gives a failed reload HAProxy's own words. One that was not made is no refusal, nor is
 // one that cannot be confirmed because another HAProxy came in between: the text is not to blame.
 func (d *Driver) reloadError(err error, words string, mark int) error {
+	if errors.Is(err, errDied) {
+		return &Refused{Stage: StageReload, Words: d.said(words, mark, err.Error()), deadly: true}
+	}
 	if !errors.Is(err, errReloadFailed) && !errors.Is(err, errUnconfirmed) || errors.Is(err, errTwo) || errors.Is(err, errOtherWorker) {
 		return fmt.Errorf("reload: %w", err)
 	}
+	if !errors.Is(err, errReloadFailed) {
+		return &Refused{Stage: StageConfirm, Words: d.said(words, mark, err.Error())}
+	}
+	return &Refused{Stage: StageReload, Words: d.said(words, mark, "")}
+}
+
+// said puts what HAProxy says, or where it says it, behind what is known.
+func (d *Driver) said(words string, mark int, known string) string {
 	if words == "" && d.child != nil {
 		words = strings.Join(d.child.alerts.since(mark), "; ")
-	}
-	if !errors.Is(err, errReloadFailed) {
-		return &Refused{Stage: StageConfirm, Words: strings.TrimSuffix(err.Error()+": "+words, ": ")}
 	}
 	if words == "" {
 		words = "see haproxy's own log for the reason"
 	}
-	return &Refused{Stage: StageReload, Words: words}
+	if known == "" {
+		return words
+	}
+	return known + ": " + words
 }
 
 // disk is what the live files say now, nil if there are none.
@@ -208,8 +295,11 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 				break
 			}
 		}
+		if p, masterErr := d.master.processes(ctx); masterErr == nil && p.current() != pid {
+			return fmt.Errorf("the new worker %d is gone: %w", pid, cmp.Or(err, errOtherMaster))
+		}
 		if pause(ctx, pollEvery) != nil {
-			return errors.Join(fmt.Errorf("the new worker %d does not answer at %s", pid, d.cfg.RuntimeSocket), err)
+			return errors.Join(fmt.Errorf("the new worker %d does not answer at %s: start haproxy anew if its socket is gone", pid, d.cfg.RuntimeSocket), err)
 		}
 	}
 	d.meet(i)

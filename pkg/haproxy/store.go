@@ -294,17 +294,23 @@ func (s store) writeApplied(files render.Files, w Worker) error {
 
 // readApplied returns the note; a missing or broken one is a zero note.
 func (s store) readApplied() applied {
-	root, err := os.OpenRoot(filepath.Dir(s.note()))
-	if err != nil {
-		return applied{}
-	}
-	defer root.Close() // only read
 	var a applied
-	text, _, err := readPlain(root, appliedName, readLimit)
+	text, err := readNote(s.note(), readLimit)
 	if err != nil || json.Unmarshal(text, &a) != nil || slices.ContainsFunc(a.Files, func(name string) bool { return !isPlainName(name) }) {
 		return applied{}
 	}
 	return a
+}
+
+// readNote reads a file of ours by itself, with the same suspicion as those of a set.
+func readNote(path string, limit int) ([]byte, error) {
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close() // only read
+	text, _, err := readPlain(root, filepath.Base(path), limit)
+	return text, err
 }
 
 // textHash tells sets of files apart by their texts alone, however they are cut into blocks.

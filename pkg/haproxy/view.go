@@ -20,6 +20,9 @@ func (d *Driver) State() State {
 	if d.behind {
 		s.Differences = max(1, s.Differences)
 	}
+	if d.here.deaf != nil && s.LastError == "" {
+		s.Status, s.LastError = "in step, but cannot be reloaded", d.here.deaf.Error()
+	}
 	return s
 }
 
@@ -43,10 +46,17 @@ func (d *Driver) publish(res Result, wait time.Duration, err error) {
 		v.Reloads[res.Reason.Kind]++
 	}
 	d.mu.Unlock()
-	if d.cfg.Report != nil && wait == 0 && !quiet {
-		d.cfg.Report(err)
+	if wait == 0 && !quiet {
+		d.report(err)
 	}
 	d.log(res, err)
+}
+
+// report tells the haproxy stage how an attempt ended. No success is told while HAProxy cannot be reloaded.
+func (d *Driver) report(err error) {
+	if d.cfg.Report != nil && (err != nil || d.hearing() == nil) {
+		d.cfg.Report(err)
+	}
 }
 
 // log tells what was done.
