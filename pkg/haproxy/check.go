@@ -73,6 +73,9 @@ func check(ctx context.Context, bin, path, live string) error {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	if ctx.Err() != nil {
+		if cmd.Process != nil {
+			bury(cmd.Process.Pid)
+		}
 		return fmt.Errorf("check %s with %s: %w", live, bin, context.Cause(ctx))
 	}
 	alerts := alertsOf(out.String())

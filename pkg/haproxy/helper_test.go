@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -114,4 +115,92 @@ func alive(pid int) bool {
 	var name, state string
 	fmt.Sscanf(string(stat), "%d %s %s", &id, &name, &state)
 	return state != "Z"
+}
+
+// TestFirstProcessOfAContainer: as process 1 the agent has one HAProxy, whichever process of that is killed,
+// leaves no zombie, and takes all along when it ends.
+func TestFirstProcessOfAContainer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("left out: only root can make a pid namespace")
+	}
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.43")}
+		slow, release := slowServer(t)
+		finish := sync.OnceFunc(func() { close(release.end) })
+		t.Cleanup(finish)
+		if err := os.WriteFile(b.cfg.Path, []byte(b.text("", "s1 "+slow)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		agent := helper(t, "supervise", b.cfg, &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWPID})
+		t.Cleanup(func() { agent.Process.Kill() })
+		got := make(chan error, 1)
+		for i, name := range []string{"master", "worker", "master", "worker"} {
+			var there []member
+			haproxytest.Until(t, "one agent, one master and one worker, and no zombie", func() bool {
+				there = members(agent.Process.Pid)
+				return len(there) == 3 && there[1].parent == there[0].pid && there[2].parent == there[1].pid && Alive(t.Context(), b.cfg) == nil
+			})
+			victim := there[1]
+			if name == "worker" {
+				victim = there[2]
+			}
+			if i == 2 { // with an old worker that still has something to do
+				go func() {
+					_, err := haproxytest.Get(b.addr)
+					got <- err
+				}()
+				haproxytest.Until(t, "the slow request to be under way", func() bool {
+					select {
+					case <-release.started:
+						return true
+					default:
+						return false
+					}
+				})
+				if _, _, err := (masterCLI{b.cfg.MasterSocket}).reload(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := syscall.Kill(victim.pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			haproxytest.Until(t, name+" to be gone", func() bool {
+				return !slices.ContainsFunc(members(agent.Process.Pid), func(m member) bool { return m.pid == victim.pid })
+			})
+		}
+		agent.Process.Kill()
+		agent.Wait()
+		finish()
+		<-got // cut by the kill
+		haproxytest.Until(t, "nobody to answer", func() bool { return Alive(t.Context(), b.cfg) != nil })
+	})
+}
+
+// member is a process of a pid namespace.
+type member struct {
+	pid, parent int
+}
+
+// members are the processes of the namespace of its first one, zombies too, in the order of their numbers.
+func members(first int) (all []member) {
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", first))
+	if err != nil {
+		return nil
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // a good pattern
+	for _, path := range stats {
+		var m member
+		var name, state string
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		fmt.Sscanf(string(stat), "%d %s %s %d", &m.pid, &name, &state, &m.parent)
+		space, err := os.Readlink(filepath.Join(filepath.Dir(path), "ns/pid"))
+		if err == nil && space == namespace || state == "Z" && m.parent == first {
+			all = append(all, m)
+		}
+	}
+	slices.SortFunc(all, func(a, b member) int { return a.pid - b.pid })
+	return all
 }

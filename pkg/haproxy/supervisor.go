@@ -37,6 +37,7 @@ type Supervisor struct {
 
 // NewSupervisor returns a supervisor that starts nothing before Run.
 func NewSupervisor(cfg Config) *Supervisor {
+	cfg.Managed = true
 	return &Supervisor{cfg: cfg.withDefaults()}
 }
 
@@ -237,7 +238,14 @@ func orEnded(err error) error {
 // end kills and buries what is left of the process group: workers live on when their master is
 // killed, and would take a share of the traffic with an old configuration.
 func (c *child) end() {
-	group := c.cmd.Process.Pid
+	bury(c.cmd.Process.Pid)
+	c.output.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // then the reader waits for the end
+	<-c.read
+	c.output.Close() // read to its end
+}
+
+// bury ends what is left of a process group whose leader was waited for, and leaves no zombie of it.
+func bury(group int) {
 	deadline := time.NewTimer(vacateLimit)
 	defer deadline.Stop()
 	for {
@@ -260,9 +268,6 @@ func (c *child) end() {
 		}
 		break
 	}
-	c.output.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // then the reader waits for the end
-	<-c.read
-	c.output.Close() // read to its end
 }
 
 // listen passes on what HAProxy prints.
