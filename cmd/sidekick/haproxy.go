@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sidekick-proxy/sidekick/internal/container"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -61,6 +63,7 @@ func (s *settings) execHAProxy(ctx context.Context, takeOver bool) error {
 		return fmt.Errorf("--haproxy-bin: %w; install HAProxy 2.6 or newer", err)
 	}
 	log := s.newLogger(os.Stderr)
+	warnOfNetwork(log)
 	var more []string
 	if haproxy.Answers(ctx, config) {
 		if !takeOver {
@@ -81,6 +84,16 @@ func (s *settings) execHAProxy(ctx context.Context, takeOver bool) error {
 	args := append(haproxy.ExecArgs(config), more...)
 	log.WithField("command", args).Info("becoming HAProxy")
 	return fmt.Errorf("%s: %w", program, syscall.Exec(program, args, os.Environ()))
+}
+
+// warnOfNetwork says so if HAProxy is to run in a container with a network of its own, as far as that can
+// be told without the engine, whose socket HAProxy has no business with: where the network is the
+// host's, so is the name.
+func warnOfNetwork(log logrus.FieldLogger) {
+	name, err := os.Hostname()
+	if id := container.ID(); err == nil && id != "" && isShortID(name, id) {
+		log.WithField("name", name).Warn("this container's name is its id, so its network is hardly its host's, and HAProxy would listen where the agent does not look; run it with --network host")
+	}
 }
 
 // exposed refuses to take over from a HAProxy that does not hand its listening sockets over.
