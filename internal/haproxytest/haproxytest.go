@@ -3,11 +3,8 @@
 package haproxytest
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,9 +12,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/sidekick-proxy/sidekick/internal/load"
 )
 
 // Patience is how long a test waits for what must happen; on a busy machine that takes a while.
@@ -86,6 +84,7 @@ func Address(tb testing.TB, host string) string {
 func Server(tb testing.TB, name string) string {
 	tb.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Whoami", name)
 		io.WriteString(w, name) // the client counts
 	}))
 	tb.Cleanup(s.Close)
@@ -123,87 +122,27 @@ func Until(tb testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Load is a steady stream of requests, each of which counts: nothing is tried again.
-type Load struct {
-	stop context.CancelFunc
-	wait sync.WaitGroup
-	mu   sync.Mutex
-	sent map[string]int // by what was answered
-	errs []error
-}
+// Load is a steady stream of GETs, each of which counts: nothing is tried again.
+type Load struct{ run *load.Run }
 
 // Start sends requests to addr from a number of clients, over kept connections or not.
 func Start(tb testing.TB, addr string, clients int, keepAlive bool) *Load {
 	tb.Helper()
-	ctx, cancel := context.WithCancel(tb.Context())
-	l := &Load{stop: cancel, sent: map[string]int{}}
-	for range clients {
-		l.wait.Go(func() { l.client(ctx, addr, keepAlive) })
-	}
-	tb.Cleanup(func() { l.Stop() })
+	l := &Load{load.Start(tb.Context(), load.Options{
+		Target: addr, Workers: clients, Pause: time.Millisecond,
+		Kinds: []load.Kind{{Method: http.MethodGet, KeepAlive: keepAlive}},
+	})}
+	tb.Cleanup(func() { l.run.Stop() })
 	return l
 }
 
-// client sends requests one after another. It speaks over connections of its own, for the standard
-// client would send a request again when a kept connection turns out to be closed.
-func (l *Load) client(ctx context.Context, addr string, keepAlive bool) {
-	var conn *wire
-	defer func() { conn.close() }()
-	for ctx.Err() == nil {
-		if conn == nil {
-			c, err := dialWire(ctx, addr)
-			if err != nil {
-				l.count("", ctx.Err(), err)
-				continue
-			}
-			conn = c
-		}
-		body, more, err := conn.get(addr, keepAlive)
-		l.count(body, ctx.Err(), err)
-		if err != nil || !more {
-			conn.close()
-			conn = nil
-		}
-	}
-}
-
-func (l *Load) count(body string, stopped, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case err == nil:
-		l.sent[body]++
-	case stopped == nil:
-		l.errs = append(l.errs, err)
-	}
-}
-
-// Sent is how many requests each server has answered so far.
-func (l *Load) Sent() map[string]int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := map[string]int{}
-	maps.Copy(out, l.sent)
-	return out
-}
-
-// Stop ends the load and returns how many requests were answered, and what went wrong.
-func (l *Load) Stop() (ok int, failed []error) {
-	l.stop()
-	l.wait.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, n := range l.sent {
-		ok += n
-	}
-	return ok, l.errs
-}
+// Sent is how many requests each server has answered so far, by its name.
+func (l *Load) Sent() map[string]int { return l.run.Now().Servers }
 
 // MustLoseNothing ends the load and fails the test if a request failed or none was sent.
 func (l *Load) MustLoseNothing(tb testing.TB) {
 	tb.Helper()
-	ok, failed := l.Stop()
-	if len(failed) > 0 || ok == 0 {
-		tb.Errorf("%d requests answered, %d failed, want 0 failed: %v", ok, len(failed), errors.Join(failed[:min(5, len(failed))]...))
+	if report := l.run.Stop(); report.Failed > 0 || report.Sent == 0 {
+		tb.Errorf("want no failure of many: %s", report)
 	}
 }

@@ -7,11 +7,14 @@
 // with the reason. Only an idle connection that the server was already seen to have closed is opened
 // anew before something is sent on it; such re-openings are counted beside the failures.
 //
-// In flow [Options]; out comes a [Report], at any time by [Run.Now] and at last by [Run.Stop].
+// In flow [Options]; out comes a [Report], at any time by [Run.Now] and at last by [Run.Stop]. Any web
+// server can be asked for GET and POST; WebSockets and slow downloads want a [Handler] behind the proxy.
 package load
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -20,16 +23,24 @@ import (
 // Kind is what one worker does, over and over.
 type Kind struct {
 	Method    string
-	KeepAlive bool // one connection for all requests, else one for each
-	Body      int  // bytes of body to send
+	KeepAlive bool          // one connection for all requests, else one for each
+	Body      int           // bytes of body to send
+	WebSocket bool          // a frame there and back over a connection that is held; needs a Handler
+	Download  time.Duration // an answer that the server draws out for so long; needs a Handler
 }
 
 // String names the kind for people: "POST, new connections".
 func (k Kind) String() string {
-	if k.KeepAlive {
+	switch {
+	case k.WebSocket:
+		return "WebSocket"
+	case k.Download > 0:
+		return "download of " + k.Download.String()
+	case k.KeepAlive:
 		return k.Method + ", keep-alive"
+	default:
+		return k.Method + ", new connections"
 	}
-	return k.Method + ", new connections"
 }
 
 // AllKinds is GET and POST, each with and without keep-alive.
@@ -92,10 +103,11 @@ type Run struct {
 func Start(ctx context.Context, opts Options) *Run {
 	opts = opts.withDefaults()
 	r := &Run{stop: make(chan struct{}), started: time.Now(), report: newReport()}
-	for _, kind := range opts.Kinds {
-		for range opts.Workers {
+	run := rand.Uint64() //nolint:gosec // tells this run's requests from another's
+	for k, kind := range opts.Kinds {
+		for n := range opts.Workers {
 			r.workers.Go(func() {
-				w := &worker{opts: opts, kind: kind}
+				w := &worker{opts: opts, kind: kind, name: fmt.Sprintf("%016x-%d-%d", run, k, n)}
 				defer w.close()
 				r.work(ctx, w)
 			})

@@ -144,6 +144,78 @@ func TestMangledBody(t *testing.T) {
 	}
 }
 
+func TestHandlerAnswersEveryKind(t *testing.T) {
+	var ledger Ledger
+	srv := httptest.NewServer(Handler("one", &ledger))
+	defer srv.Close()
+	kinds := append(AllKinds(), Kind{WebSocket: true}, Kind{Method: "GET", Download: 200 * time.Millisecond})
+	run := Start(t.Context(), Options{Target: srv.Listener.Addr().String(), Kinds: kinds})
+	within(t, "several of each kind", func() bool {
+		now := run.Now()
+		for _, k := range kinds {
+			if now.Kinds[k].Sent < 3 {
+				return false
+			}
+		}
+		return true
+	})
+	got := run.Stop()
+	if got.Failed != 0 || got.Servers["one"] != got.Sent {
+		t.Errorf("got %v, want no failure and all answered by one", got)
+	}
+	posts, repeated := ledger.Executed()
+	want := got.Kinds[kinds[2]].Sent + got.Kinds[kinds[3]].Sent
+	if posts != want || repeated != 0 {
+		t.Errorf("%d POSTs executed, %d repeated; want %d and 0", posts, repeated, want)
+	}
+}
+
+func TestLedgerSeesARepeatedPost(t *testing.T) {
+	var ledger Ledger
+	for _, id := range []string{"a", "b", "a"} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", http.NoBody)
+		r.Header.Set(idHeader, id)
+		Handler("one", &ledger).ServeHTTP(httptest.NewRecorder(), r)
+	}
+	if posts, repeated := ledger.Executed(); posts != 2 || repeated != 1 {
+		t.Errorf("got %d POSTs, %d repeated; want 2 and 1", posts, repeated)
+	}
+}
+
+func TestCutWebSocket(t *testing.T) {
+	var cut atomic.Bool
+	addr := serve(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		req, err := http.ReadRequest(r)
+		if err != nil || cut.Load() {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "+
+			acceptKey(req.Header.Get("Sec-WebSocket-Key"))+"\r\n\r\n")
+		if kind, text, err := readFrame(r); err == nil {
+			c.Write(frame(kind, text, false))
+		}
+		cut.Store(true)
+	})
+	w := &worker{opts: Options{Target: addr, Host: addr}.withDefaults(), kind: Kind{WebSocket: true}, name: "0123456789abcdef"}
+	defer w.close()
+	for n, want := range []string{"", Cut, Unanswered} {
+		if got := w.do(t.Context()); got.reason != want {
+			t.Errorf("beat %d: got %+v, want %q", n, got, want)
+		}
+	}
+}
+
+func TestShortenedDownload(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(drawnOut(time.Second)[1:]) }))
+	defer srv.Close()
+	w := &worker{opts: Options{Target: srv.Listener.Addr().String()}.withDefaults(), kind: Kind{Method: "GET", Download: time.Second}, name: "x"}
+	defer w.close()
+	if got := w.do(t.Context()); got.reason != Mangled {
+		t.Errorf("got %+v, want %q", got, Mangled)
+	}
+}
+
 func TestCancelledContextCutsOffWithoutCounting(t *testing.T) {
 	asked := make(chan struct{}, 1)
 	addr := serve(t, func(c net.Conn) {

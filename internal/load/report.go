@@ -17,7 +17,7 @@ type Report struct {
 	Reasons  map[string]int  // why requests failed
 	Servers  map[string]int  // who answered the good ones, by their X-Whoami header
 	Kinds    map[Kind]Counts // the same counts for each kind of request
-	Reopened int             // kept connections that the server closed in between, without harm to a request
+	Reopened int             // kept connections that the server closed, in between or after an answer, without harm to a request
 	Examples []string        // the first failures in words
 	Elapsed  time.Duration
 
