@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:480 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:780 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -70,8 +70,8 @@ unit: ## unit tests with the race detector, real etcd, HAProxy 2.6 and 3.0 and e
 fuzz: ## every fuzz target for a short time; FUZZTIME is the seconds in all
 	@scripts/fuzz $${FUZZTIME:-60}
 
-e2e: build ## the binary with a real engine, HAProxy and etcd, under load
-	@scripts/gotest -timeout 20m ./e2e
+e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 20m ./e2e
 
 once:
 	@case " $(WITHOUT) " in *" docker "*|*" haproxy "*) echo "left out on demand: the demo"; scripts/gotest -left-out demo;; \
@@ -86,8 +86,9 @@ golden: ## write the expected files of the golden tests anew
 lint: ## golangci-lint, compiled from source: takes minutes the first time
 	@$(TOOL) golangci-lint run ./...
 
-soak: ## fuzz targets for an hour; FUZZTIME overrides
+soak: ## fuzz targets for an hour (FUZZTIME overrides), and the tests under load for another half
 	@scripts/fuzz $${FUZZTIME:-3600}
+	@TEST_SOAK=1 TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 2h -run UnderLoad ./e2e
 
 clean: ## remove what make made
 	@rm -rf bin .stages

@@ -221,6 +221,15 @@ func (w *world) stage(name string) (ok bool, fault string, err error) {
 	return false, "", fmt.Errorf("no stage %q in %s", name, got.body)
 }
 
+// faulty says whether a stage has a fault that contains these words.
+func (w *world) faulty(stage, words string) error {
+	ok, fault, err := w.stage(stage)
+	if err == nil && (ok || !strings.Contains(fault, words)) {
+		err = fmt.Errorf("stage %s: ok %v, %q; want a fault that names %q", stage, ok, fault, words)
+	}
+	return err
+}
+
 // inStep waits until every stage works and HAProxy runs what is wanted.
 func (w *world) inStep() {
 	w.Helper()

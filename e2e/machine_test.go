@@ -48,11 +48,7 @@ const ownEtc = `
 // newMachines makes hosts that have all images, with a network between them.
 func newMachines(t *testing.T, names ...string) []*machine {
 	t.Helper()
-	for _, what := range []string{"docker", "haproxy"} {
-		if without(what) {
-			t.Skip("left out on demand: " + what)
-		}
-	}
+	leftOut(t, "docker", "haproxy")
 	archive, err := images()
 	if err != nil {
 		t.Fatal(err)

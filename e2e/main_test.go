@@ -1,5 +1,7 @@
 // Package e2e holds the end-to-end tests: the sidekick program as a user runs it, with a real
 // Docker engine, a real HAProxy and a real etcd, under a steady load whose every failure counts.
+// What is about HAProxy alone runs with every version of it, and with instances that the test itself
+// registers instead of an engine.
 //
 // Each test has a [world] of its own: a loopback address on which everything listens, a directory,
 // a name under which its containers run. Nothing in it is told apart by time: tests wait for
@@ -37,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 func prepareAndRun(m *testing.M) (code int, err error) {
-	if without("docker") || without("haproxy") {
+	if without("haproxy") {
 		return m.Run(), nil // every test says that it is left out
 	}
 	dir, err := os.MkdirTemp("", "sk-e2e-")
@@ -54,6 +56,14 @@ func prepareAndRun(m *testing.M) (code int, err error) {
 			return 1, fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 		}
 	}
+	if without("docker") {
+		return m.Run(), nil
+	}
+	return withEngine(m)
+}
+
+// withEngine runs the tests with an image of whoami in the engine, and sweeps it afterwards.
+func withEngine(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	engine, err := enginetest.Open(ctx, runName("all"))
@@ -74,6 +84,16 @@ func prepareAndRun(m *testing.M) (code int, err error) {
 
 // runName makes a name of its own for this run of the tests.
 func runName(what string) string { return fmt.Sprintf("%s-%d", what, os.Getpid()) }
+
+// leftOut skips a test that needs what is to be left out.
+func leftOut(t *testing.T, needs ...string) {
+	t.Helper()
+	for _, what := range needs {
+		if without(what) {
+			t.Skip("left out on demand: " + what)
+		}
+	}
+}
 
 // without says whether tests that need this are to be left out.
 func without(what string) bool {

@@ -29,7 +29,8 @@ type world struct {
 	addr   string          // where everything listens: loopback
 	host   string          // this host's address in the network of the test's containers
 	run    string
-	engine *enginetest.Engine
+	bin    string             // HAProxy's program
+	engine *enginetest.Engine // nil in a world without containers
 
 	agent, etcd, proxy *proctest.Process
 	external           bool     // HAProxy is a process of its own
@@ -46,31 +47,32 @@ const (
 // newWorld prepares a world, in which nothing runs yet.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	for _, what := range []string{"docker", "haproxy"} {
-		if without(what) {
-			t.Skip("left out on demand: " + what)
-		}
-	}
+	leftOut(t, "docker", "haproxy")
+	w := emptyWorld(t)
+	engine, err := enginetest.Open(w.ctx, w.run)
+	w.check(err)
+	w.engine = engine
+	w.check(engine.Alone(w.ctx))
+	gateway, err := engine.Network(w.ctx, w.run)
+	w.check(err)
+	w.host = gateway.String()
+	return w
+}
+
+// emptyWorld prepares a world without an engine.
+func emptyWorld(t *testing.T) *world {
+	t.Helper()
 	dir, err := os.MkdirTemp(programs.dir, "w") //nolint:usetesting // t.TempDir() is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := int(worlds.Add(1))
 	w := &world{
-		T: t, ctx: t.Context(), dir: dir, registry: embedded,
+		T: t, ctx: t.Context(), dir: dir, registry: embedded, bin: "haproxy",
 		addr: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()%64, os.Getpid()/64%250, n),
 		run:  runName("w" + strconv.Itoa(n)),
 	}
-	engine, err := enginetest.Open(w.ctx, w.run)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.engine = engine
 	t.Cleanup(w.end)
-	w.check(engine.Alone(w.ctx))
-	gateway, err := engine.Network(w.ctx, w.run)
-	w.check(err)
-	w.host = gateway.String()
 	return w
 }
 
@@ -86,12 +88,9 @@ func (w *world) end() {
 	if w.agent != nil {
 		w.agent.Signal(syscall.SIGTERM) // it takes its time, in which the containers go
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := w.engine.Sweep(ctx); err != nil {
-		w.Error(err)
+	if w.engine != nil {
+		w.sweep()
 	}
-	w.engine.Close()
 	for _, p := range []*proctest.Process{w.agent, w.proxy, w.etcd} {
 		if p != nil {
 			if err := p.End(30 * time.Second); err != nil {
@@ -101,6 +100,16 @@ func (w *world) end() {
 	}
 	w.agent = nil // its end is no surprise
 	w.until("no HAProxy is left over", func() error { return none(w.haproxies()) })
+}
+
+// sweep removes what the test made in the engine.
+func (w *world) sweep() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.engine.Sweep(ctx); err != nil {
+		w.Error(err)
+	}
+	w.engine.Close()
 }
 
 func none(pids []int) error {
@@ -117,7 +126,7 @@ func (w *world) path(file string) string { return filepath.Join(w.dir, file) }
 func (w *world) config() string          { return w.path("haproxy.cfg") }
 func (w *world) haproxyFlags() []string {
 	return []string{
-		"--haproxy-config", w.config(), "--haproxy-master-socket", w.path("m.sock"),
+		"--haproxy-bin", w.bin, "--haproxy-config", w.config(), "--haproxy-master-socket", w.path("m.sock"),
 		"--haproxy-runtime-socket", w.path("r.sock"),
 	}
 }
@@ -259,7 +268,7 @@ func (w *world) haproxies() []int {
 			continue
 		}
 		words := strings.Split(string(cmdline), "\x00")
-		if filepath.Base(words[0]) == "haproxy" && strings.Contains(string(cmdline), w.config()) {
+		if strings.HasPrefix(filepath.Base(words[0]), "haproxy") && strings.Contains(string(cmdline), w.config()) {
 			pids = append(pids, pid)
 		}
 	}

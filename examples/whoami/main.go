@@ -39,7 +39,8 @@ func main() {
 // options is how the server behaves; every flag can be given by the environment variable named
 // beside it.
 type options struct {
-	port  int           // PORT: where it listens, on all addresses
+	addr  string        // ADDRESS: where it listens; on all addresses if empty
+	port  int           // PORT
 	name  string        // NAME: what it calls itself; the host name, which is the container's short id
 	delay time.Duration // DELAY: how long it takes before it listens
 	grace time.Duration // GRACE: how long it goes on accepting after its stop signal; 0 = gone at once
@@ -54,12 +55,13 @@ func parse(args []string, env func(string) string) (options, error) {
 	}
 	o := options{}
 	fs := flag.NewFlagSet("whoami", flag.ContinueOnError)
+	fs.StringVar(&o.addr, "address", "", "address to listen on; empty = all (ADDRESS)")
 	fs.IntVar(&o.port, "port", 8000, "port to listen on (PORT)")
 	fs.StringVar(&o.name, "name", host, "name to answer with (NAME)")
 	fs.DurationVar(&o.delay, "delay", 0, "wait before listening (DELAY)")
 	fs.DurationVar(&o.grace, "grace", time.Second, "go on accepting after the stop signal; 0 = exit at once (GRACE)")
 	fs.BoolVar(&o.check, "check", false, "ask the server on this port for its health, and exit 0 or 1")
-	for flagName, variable := range map[string]string{"port": "PORT", "name": "NAME", "delay": "DELAY", "grace": "GRACE"} {
+	for flagName, variable := range map[string]string{"address": "ADDRESS", "port": "PORT", "name": "NAME", "delay": "DELAY", "grace": "GRACE"} {
 		if v := env(variable); v != "" {
 			if err := fs.Set(flagName, v); err != nil {
 				return options{}, fmt.Errorf("%s=%s: %w", variable, v, err)
@@ -81,7 +83,7 @@ func run(o options) error {
 	case <-stop:
 		return nil
 	}
-	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", ":"+strconv.Itoa(o.port))
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", net.JoinHostPort(o.addr, strconv.Itoa(o.port)))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

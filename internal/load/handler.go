@@ -75,7 +75,7 @@ func Handler(name string, ledger *Ledger) http.Handler {
 		w.Header().Set("X-Whoami", name)
 		w.Header().Set("X-Whoami-Bytes", strconv.Itoa(len(body)))
 		w.Header().Set(hashHeader, hashOf(body))
-		io.WriteString(w, "I am "+name+"\n") //nolint:errcheck // the client counts
+		io.WriteString(w, "I am "+name+"\n") // the client counts
 	})
 	return mux
 }

@@ -128,6 +128,9 @@ func (r *Run) work(ctx context.Context, w *worker) {
 			return
 		case <-pause.C:
 		}
+		if r.stopping() {
+			return // both were ready
+		}
 		result := w.do(ctx)
 		if ctx.Err() != nil {
 			return
@@ -135,6 +138,15 @@ func (r *Run) work(ctx context.Context, w *worker) {
 		r.mu.Lock()
 		r.report.add(w.kind, result, time.Since(r.started))
 		r.mu.Unlock()
+	}
+}
+
+func (r *Run) stopping() bool {
+	select {
+	case <-r.stop:
+		return true
+	default:
+		return false
 	}
 }
 
