@@ -145,3 +145,28 @@ func TestListChanges(t *testing.T) {
 		})
 	}
 }
+
+// TestKilledBetweenCertificateAndNote: what an agent did to certificates and limits cannot be read back,
+// so the next one reloads once instead of trusting the file (P6).
+func TestKilledBetweenCertificateAndNote(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one+" maxconn 5"))
+		b.stop()
+		killed, err := NewDriver(b.cfg) // without its loop: the file does not follow
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.driver = killed
+		if res := b.apply(t, b.text("", "s1 "+one+" maxconn 9")); res.How != HowRuntime {
+			t.Errorf("another limit: got %+v, want runtime", res)
+		}
+		b.run(t)
+		if res := b.apply(t, b.text("", "s1 "+one+" maxconn 5")); res.How != HowReload {
+			t.Errorf("after a kill: got %+v, want a reload", res)
+		}
+	})
+}

@@ -50,6 +50,16 @@ type Command struct {
 	Text    string  // a certificate with its key, a line of a crt-list, the certificate's name for OpListDelete
 }
 
+// unseen tells whether nobody can read back from HAProxy what the command did.
+func (c Command) unseen() bool {
+	switch c.Op {
+	case OpMaxconn, OpCertificate, OpCertificateLoad, OpCertificateDrop, OpListAdd, OpListDelete:
+		return true
+	default:
+		return false
+	}
+}
+
 // target names the server on HAProxy's command line.
 func (c Command) target() string { return c.Backend + "/" + c.Server }
 

@@ -137,29 +137,11 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	if err := d.connect(ctx); err != nil {
 		return none, 0, d.unconnected(ctx, want, err)
 	}
-	if n, ok := d.catchUp(ctx, want); ok {
-		return Result{How: HowRuntime, Commands: n}, 0, nil
-	}
-	diff, n, err := d.runtimePart(ctx, want)
-	if isRefusal(err) { // what ran was perhaps not what we thought
-		if n, ok := d.catchUp(ctx, want); ok {
-			return Result{How: HowRuntime, Commands: n}, 0, nil
-		}
-	}
-	res := none
-	if n > 0 {
-		res = Result{How: HowRuntime, Commands: n}
-	}
-	if isRefusal(err) {
-		diff.reload(ReasonRefused, err.Error())
-		d.unknown = diff.reason // also if the reload has to wait
-	} else if err != nil {
+	res, reason, err := d.byCommands(ctx, want)
+	if err != nil || !reason.needed() {
 		return res, 0, err
 	}
-	if !diff.reason.needed() {
-		return res, 0, nil
-	}
-	res.Reason = diff.reason
+	res.Reason = reason
 	wait, err := d.reload(ctx, want)
 	if err != nil && d.running == nil {
 		d.resort(ctx, want, err)
@@ -168,6 +150,31 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 		res.How = HowReload
 	}
 	return res, wait, err
+}
+
+// byCommands does what commands can, and says why the rest needs a reload.
+func (d *Driver) byCommands(ctx context.Context, want render.Files) (Result, Reason, error) {
+	if n, ok := d.catchUp(ctx, want); ok {
+		return commanded(n), Reason{}, nil
+	}
+	diff, n, err := d.runtimePart(ctx, want)
+	if !isRefusal(err) {
+		return commanded(n), diff.reason, err
+	}
+	if n, ok := d.catchUp(ctx, want); ok { // what ran was perhaps not what we thought
+		return commanded(n), Reason{}, nil
+	}
+	diff.reload(ReasonRefused, err.Error())
+	d.unknown = diff.reason // also if the reload has to wait
+	return commanded(0), diff.reason, nil
+}
+
+// commanded is the result of so many commands.
+func commanded(n int) Result {
+	if n == 0 {
+		return Result{How: HowNone}
+	}
+	return Result{How: HowRuntime, Commands: n}
 }
 
 // unconnected leaves want to the start of a HAProxy that is not there, and adds to err what is in its
@@ -199,10 +206,14 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 		return diff, 0, nil
 	}
 	cmds := diff.commands()
+	unseen := slices.ContainsFunc(cmds, Command.unseen)
+	if unseen {
+		d.store.dropApplied() // if we are killed, the next agent must not take this worker's text for known
+	}
 	if err := d.change(ctx, cmds); err != nil {
 		former := d.running
 		d.forget(Reason{})
-		if len(diff.files.certificates) == 0 { // which certificate runs cannot be seen
+		if !unseen {
 			d.former = former
 		}
 		return diff, 0, err
@@ -331,7 +342,8 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	}
 	d.inForce(files, nil)
 	d.onDisk = files
-	return d.store.writeApplied(files, i.worker)
+	d.note(files)
+	return nil
 }
 
 // believed returns the files on disk if the worker surely runs them: it did so when we last looked,

@@ -319,10 +319,15 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 func (d *Driver) loaded(now render.Files) {
 	d.inForce(now, nil)
 	d.onDisk, d.diskTime, d.dirtied = now, time.Now(), time.Time{}
-	if err := d.store.writeApplied(now, d.worker); err != nil {
+	d.note(now)
+	d.prune()
+}
+
+// note remembers for the next start what the worker runs.
+func (d *Driver) note(files render.Files) {
+	if err := d.store.writeApplied(files, d.worker); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot note what is applied; the next start will reload once")
 	}
-	d.prune()
 }
 
 // grace is a context that outlives its parent's end by a short time and has a limit of its own.
