@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -177,6 +178,7 @@ func (s *settings) renderSettings() render.Settings {
 	return render.Settings{
 		Node: s.node, Zone: s.zone, HTTPListen: s.httpListen, Stats: s.statsListen,
 		ListenLow: low, ListenHigh: high, Set: s.set, RuntimeSocket: s.haproxyRuntimeSocket,
-		ProxyCheck: render.ProxyCheck(s.proxyCheck),
+		ProxyCheck:  render.ProxyCheck(s.proxyCheck),
+		ServerState: filepath.Join(filepath.Dir(s.haproxyConfig), "server.state"),
 	}
 }

@@ -155,12 +155,13 @@ func mustRun(t *testing.T, api runtimeAPI, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	servers, err := parseServers(answer)
+	list, err := parseServers(answer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	live := map[string]map[string]liveServer{}
-	for _, s := range servers {
+	for _, row := range list.rows {
+		s := list.live(row)
 		if live[s.backend] == nil {
 			live[s.backend] = map[string]liveServer{}
 		}

@@ -63,6 +63,7 @@ func (d *Driver) tidy(ctx context.Context) {
 		return
 	}
 	defer d.release()
+	d.endStates()
 	if err := d.store.tidy(); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot remove what a crash left")
 	}

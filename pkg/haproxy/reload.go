@@ -96,6 +96,7 @@ func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool
 	if err != nil {
 		return candidate{}, err
 	}
+	d.provideStates(want)
 	if err := d.judge(ctx, c, d.foreign); err != nil {
 		return candidate{}, errors.Join(err, c.discard())
 	}
@@ -153,6 +154,7 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 		d.holds(held)
 		return fmt.Errorf("reload: %w", err)
 	}
+	defer d.carryStates(ctx, c.files)()
 	words, err := d.exchange(ctx, c, former)
 	if err == nil {
 		d.loaded(c.files)

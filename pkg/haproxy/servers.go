@@ -215,6 +215,8 @@ type proxy struct {
 	namesServers  bool // use-server names servers
 	templates     bool // server-template makes servers that have no line
 	off           bool // the whole section is disabled
+	takesStates   bool // of servers, from the global state file
+	checks        []string
 	// doubtful means that only HAProxy knows which servers there are.
 	doubtful bool
 	why      string // why its servers cannot be changed by commands; "" if they can
@@ -227,7 +229,9 @@ type inherited struct {
 	why               string
 	dynamicCookie     bool
 	off               bool
-	doubt             string // why only HAProxy knows what is inherited
+	takesStates       bool     // of servers, from the global state file
+	checks            []string // keys of the statements that tell how servers are checked
+	doubt             string   // why only HAProxy knows what is inherited
 }
 
 // judge looks whether a statement leaves it to HAProxy which servers a proxy has, or how they may
@@ -274,6 +278,12 @@ func (in *inherited) read(l line) {
 			in.why = why + " in default-server"
 		}
 		in.options = slices.Concat(in.options, opts)
+	case "load-server-state-from-file":
+		in.takesStates = word(l, 1) == "global"
+	default:
+		if key := l.key(); word(l, 0) == "mode" || strings.Contains(key, "check") || strings.Contains(key, "chk") {
+			in.checks = slices.Concat(in.checks, []string{key})
+		}
 	}
 }
 
@@ -324,6 +334,7 @@ func readProxy(s section, in inherited) *proxy {
 	if doubt := cmp.Or(s.doubt, in.doubt); doubt != "" {
 		p.why, p.doubtful = doubt, true
 	}
+	p.takesStates, p.checks = in.takesStates, in.checks
 	for _, l := range servers {
 		p.add(readServer(l, in.options, in.why))
 	}

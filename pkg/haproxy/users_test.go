@@ -125,7 +125,7 @@ func TestTwoUsersAndTwoPidNamespaces(t *testing.T) {
 			b.text("", "s1 "+one, "s2 "+two+" weight 5"),
 			strings.Replace(b.text("", "s1 "+two), "mode 660", "mode 600", 1),
 			strings.Replace(b.text("", "s1 "+two), "global\n", "global\n    chroot /\n", 1),
-			strings.Replace(mapped, "global\n", "global\n    default-path config\n", 1),
+			b.stateful(strings.Replace(mapped, "global\n", "global\n    default-path config\n", 1)),
 		}
 		b.wants(t, texts)
 		end := b.container(t)
@@ -222,6 +222,7 @@ func (b *bench) sharesFiles(tb testing.TB) {
 	tb.Helper()
 	modes := map[string]fs.FileMode{
 		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "hosts.map": 0o644, ".haproxy.cfg.live": fs.ModeDir | fs.ModeSetgid | 0o775,
+		filepath.Base(b.statePath()):      0o644,
 		filepath.Base(b.cfg.MasterSocket): fs.ModeSocket | 0o660, filepath.Base(b.cfg.RuntimeSocket): fs.ModeSocket | 0o660,
 	}
 	for name, want := range modes {

@@ -65,19 +65,52 @@ type liveServer struct {
 	weight        int
 }
 
-// servers asks for the state of all servers of that worker: while another HAProxy takes over the
-// socket, either may answer.
+// servers asks for the state of all servers of that worker.
 func (r runtimeAPI) servers(ctx context.Context, of Worker) ([]liveServer, error) {
-	answer, err := ask(ctx, r.path, "show info;show servers state")
+	list, err := r.list(ctx, of)
 	if err != nil {
 		return nil, err
 	}
+	var all []liveServer
+	for _, row := range list.rows {
+		all = append(all, list.live(row))
+	}
+	return all, nil
+}
+
+// list asks for all that is known of the servers of that worker: while another HAProxy takes over the
+// socket, either may answer.
+func (r runtimeAPI) list(ctx context.Context, of Worker) (serverList, error) {
+	answer, err := ask(ctx, r.path, "show info;show servers state")
+	if err != nil {
+		return serverList{}, err
+	}
 	head, list, _ := strings.Cut(answer, "\n\n")
 	if i, err := parseInfo(head); err != nil || i.worker != of {
-		return nil, errors.Join(errOtherWorker, err)
+		return serverList{}, errors.Join(errOtherWorker, err)
 	}
 	return parseServers(list)
 }
+
+// serverList is an answer to `show servers state`, read by the names of its columns.
+type serverList struct {
+	names  []string
+	column map[string]int
+	rows   [][]string // one for each server
+}
+
+// needs returns an error unless there are these columns.
+func (l serverList) needs(columns ...string) error {
+	for _, name := range columns {
+		if _, ok := l.column[name]; !ok {
+			return errors.New("the list of servers has no column " + name)
+		}
+	}
+	return nil
+}
+
+// get returns a row's value in a column.
+func (l serverList) get(row []string, name string) string { return row[l.column[name]] }
 
 // Bits of srv_admin_state and srv_check_state, from HAProxy's management guide and its sources.
 const (
@@ -85,51 +118,49 @@ const (
 	adminDrain      = 0x08 | 0x10 // forced or inherited drain
 	checkConfigured = 0x02
 	checkEnabled    = 0x04
+	checkPaused     = 0x08
+	checkRuns       = checkConfigured | checkEnabled
 )
 
-// parseServers reads the answer to `show servers state` by the names of its columns. An answer that
-// is cut short is an error: unknown is not empty.
-func parseServers(answer string) ([]liveServer, error) {
+// parseServers reads the answer to `show servers state`. An answer that is cut short is an error:
+// unknown is not empty.
+func parseServers(answer string) (serverList, error) {
 	version, rest, _ := strings.Cut(answer, "\n")
 	header, rest, ok := strings.Cut(rest, "\n")
 	if strings.TrimSpace(version) != "1" || !ok || !strings.HasSuffix(answer, "\n\n") {
-		return nil, fmt.Errorf("the answer %.80q is not a list of servers", answer)
+		return serverList{}, fmt.Errorf("the answer %.80q is not a list of servers", answer)
 	}
-	column := map[string]int{}
-	for i, name := range strings.Fields(strings.TrimPrefix(header, "#")) {
-		column[name] = i
+	l := serverList{names: strings.Fields(strings.TrimPrefix(header, "#")), column: map[string]int{}}
+	for i, name := range l.names {
+		l.column[name] = i
 	}
-	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state"} {
-		if _, ok := column[name]; !ok {
-			return nil, errors.New("the list of servers has no column " + name)
-		}
+	if err := l.needs("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state"); err != nil {
+		return serverList{}, err
 	}
-	var all []liveServer
 	for row := range strings.Lines(rest) {
-		f := strings.Fields(row)
-		if len(f) < len(column) {
-			continue
+		if f := strings.Fields(row); len(f) >= len(l.names) {
+			l.rows = append(l.rows, f)
 		}
-		all = append(all, readLive(f, column))
 	}
-	return all, nil
+	return l, nil
 }
 
-func readLive(f []string, column map[string]int) liveServer {
+// live is what a row tells of its server.
+func (l serverList) live(row []string) liveServer {
 	number := func(name string) int {
-		n, err := strconv.Atoi(f[column[name]])
+		n, err := strconv.Atoi(l.get(row, name))
 		if err != nil {
 			return -1
 		}
 		return n
 	}
 	s := liveServer{
-		backend: f[column["be_name"]], name: f[column["srv_name"]],
+		backend: l.get(row, "be_name"), name: l.get(row, "srv_name"),
 		maint: number("srv_admin_state")&adminMaint != 0, drained: number("srv_admin_state")&adminDrain != 0,
 		stopped: number("srv_op_state") == 0, weight: number("srv_uweight"),
-		unchecked: number("srv_check_state")&(checkConfigured|checkEnabled) == checkConfigured,
+		unchecked: number("srv_check_state")&checkRuns == checkConfigured,
 	}
-	if addr, err := netip.ParseAddr(f[column["srv_addr"]]); err == nil {
+	if addr, err := netip.ParseAddr(l.get(row, "srv_addr")); err == nil {
 		s.address = netip.AddrPortFrom(addr, uint16(number("srv_port"))).String() //nolint:gosec // a port
 	}
 	return s

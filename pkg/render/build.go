@@ -39,7 +39,7 @@ func (b *builder) build(c *service.Catalog, taken map[uint16]string) *Model {
 	s := b.settings
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
-		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check,
+		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check, ServerState: s.ServerState,
 		Services: make([]*Service, 0, len(b.records)), Routes: b.routes,
 	}
 	for _, r := range b.records {

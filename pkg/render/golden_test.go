@@ -21,7 +21,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func testSettings() Settings {
-	return Settings{Node: "host-a", HTTPListen: ":8080", HTTPSListen: ":8443", RuntimeSocket: "/run/sidekick/haproxy.sock"}
+	return Settings{
+		Node: "host-a", HTTPListen: ":8080", HTTPSListen: ":8443",
+		RuntimeSocket: "/run/sidekick/haproxy.sock", ServerState: "/run/sidekick/server.state",
+	}
 }
 
 func builtin(tb testing.TB, s Settings) *Renderer {
@@ -128,16 +131,21 @@ func needHAProxy(tb testing.TB) {
 	}
 }
 
-// writeFiles puts the files into a new directory and returns the path of the configuration.
+// writeFiles puts the files into a new directory, with a state file that says nothing, and returns the
+// path of the configuration.
 func writeFiles(tb testing.TB, files Files) string {
 	tb.Helper()
 	dir := tb.TempDir()
+	states := filepath.Join(dir, "server.state")
+	if err := os.WriteFile(states, []byte("1\n"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	for _, f := range files {
 		name := f.Name
 		if name == "" {
 			name = "haproxy.cfg"
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(f.Text()), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.ReplaceAll(f.Text(), testSettings().ServerState, states)), 0o600); err != nil {
 			tb.Fatal(err)
 		}
 	}

@@ -22,6 +22,7 @@ type Model struct {
 	Stats         string            // where statistics and metrics are served
 	RuntimeSocket string            // path of the runtime socket, empty for none
 	Check         bool              // HAProxy checks servers itself: --proxy-check, or what "auto" came to
+	ServerState   string            // path of the file of servers' states over a reload, empty for none
 
 	Services []*Service // sorted by name, those without instances too
 	Routes   []Route    // all services' routes, sorted by key

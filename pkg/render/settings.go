@@ -23,6 +23,7 @@ type Settings struct {
 
 	Stats         string            // where statistics and metrics are served; empty for 127.0.0.1:8405
 	RuntimeSocket string            // path of HAProxy's runtime socket; empty for none
+	ServerState   string            // path of the state file by which a reload keeps what checks found out; empty for none
 	Set           map[string]string // free values for a template: --set
 }
 
