@@ -174,7 +174,7 @@ func (a *agent) proxyFacts() admin.Proxy {
 	state := a.driver.State()
 	return admin.Proxy{
 		Mode: a.haproxy, InStep: state.Hash != "" && state.LastError == "" && state.Differences == 0, State: state.Status,
-		Version: state.Version, Differences: state.Differences, OldWorkers: state.OldWorkers,
+		Version: state.Version, Differences: state.Differences, OldWorkers: state.OldWorkers, OldWorkersBytes: state.OldWorkersMemory,
 		Reloads: state.Reloads, RuntimeCommands: state.RuntimeCommands,
 	}
 }

@@ -17,7 +17,8 @@ type collector struct {
 	stageSuccess, stageErrors         *prometheus.Desc
 	reloads, runtimeCommands          *prometheus.Desc
 	revision, staleness               *prometheus.Desc
-	differences, oldWorkers, inStep   *prometheus.Desc
+	differences, inStep               *prometheus.Desc
+	oldWorkers, oldWorkersMemory      *prometheus.Desc
 	instances, rejected, servicesDesc *prometheus.Desc
 }
 
@@ -26,19 +27,20 @@ func newCollector(s *State) *collector {
 		return prometheus.NewDesc("sidekick_"+name, help, labels, nil)
 	}
 	return &collector{
-		state:           s,
-		stageSuccess:    desc("stage_last_success_timestamp_seconds", "When the stage last succeeded, as Unix time; 0 for never.", "stage"),
-		stageErrors:     desc("stage_errors_total", "Failures of the stage.", "stage"),
-		reloads:         desc("reloads_total", "Reloads of HAProxy, by what made them necessary.", "reason"),
-		runtimeCommands: desc("runtime_commands_total", "Commands that HAProxy's runtime API accepted."),
-		revision:        desc("registry_revision", "Revision of the registry that the catalog shows."),
-		staleness:       desc("registry_staleness_seconds", "Time since the registry last confirmed the catalog."),
-		differences:     desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
-		oldWorkers:      desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
-		inStep:          desc("in_step", "1 when every stage works and HAProxy runs what is wanted."),
-		instances:       desc("instances", "Instances in the catalog, by state; starting ones are this host's only.", "state"),
-		rejected:        desc("rejected", "What is left out at present: values, keys and labels that break a rule.", "kind"),
-		servicesDesc:    desc("services", "Services in the catalog."),
+		state:            s,
+		stageSuccess:     desc("stage_last_success_timestamp_seconds", "When the stage last succeeded, as Unix time; 0 for never.", "stage"),
+		stageErrors:      desc("stage_errors_total", "Failures of the stage.", "stage"),
+		reloads:          desc("reloads_total", "Reloads of HAProxy, by what made them necessary.", "reason"),
+		runtimeCommands:  desc("runtime_commands_total", "Commands that HAProxy's runtime API accepted."),
+		revision:         desc("registry_revision", "Revision of the registry that the catalog shows."),
+		staleness:        desc("registry_staleness_seconds", "Time since the registry last confirmed the catalog."),
+		differences:      desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
+		oldWorkers:       desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
+		oldWorkersMemory: desc("old_workers_memory_bytes", "What these workers hold for their connections; their configuration comes on top."),
+		inStep:           desc("in_step", "1 when every stage works and HAProxy runs what is wanted."),
+		instances:        desc("instances", "Instances in the catalog, by state; starting ones are this host's only.", "state"),
+		rejected:         desc("rejected", "What is left out at present: values, keys and labels that break a rule.", "kind"),
+		servicesDesc:     desc("services", "Services in the catalog."),
 	}
 }
 
@@ -63,6 +65,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.staleness, status.Catalog.StalenessSeconds)
 	gauge(c.differences, float64(status.Proxy.Differences))
 	gauge(c.oldWorkers, float64(status.Proxy.OldWorkers))
+	gauge(c.oldWorkersMemory, float64(status.Proxy.OldWorkersBytes))
 	gauge(c.inStep, map[bool]float64{true: 1}[status.InStep])
 	gauge(c.servicesDesc, float64(status.Catalog.Services))
 	states, rejected := c.state.counts()

@@ -22,7 +22,7 @@ func clock() time.Time { return time.Date(2026, 11, 22, 10, 1, 0, 0, time.UTC) }
 func testState(t *testing.T) *State {
 	t.Helper()
 	proxy := func() Proxy {
-		return Proxy{Mode: "managed", InStep: true, State: "in step", Reloads: map[string]uint64{"section": 3}, RuntimeCommands: 7, OldWorkers: 1}
+		return Proxy{Mode: "managed", InStep: true, State: "in step", Reloads: map[string]uint64{"section": 3}, RuntimeCommands: 7, OldWorkers: 1, OldWorkersBytes: 119080}
 	}
 	return NewState("host1", "v1", []Stage{StageWatch, StageRender}, proxy, clock)
 }
@@ -190,6 +190,7 @@ func TestMetrics(t *testing.T) {
 		`sidekick_registry_staleness_seconds 0`,
 		`sidekick_proxy_differences 0`,
 		`sidekick_old_workers 1`,
+		`sidekick_old_workers_memory_bytes 119080`,
 		`sidekick_instances{state="ready"} 1`,
 		`sidekick_instances{state="draining"} 1`,
 		`sidekick_instances{state="starting"} 1`,

@@ -18,7 +18,8 @@ type Proxy struct {
 	Version         string            `json:"version,omitempty"`
 	Differences     int               `json:"differences"` // between running and wanted at the last look
 	OldWorkers      int               `json:"old_workers"` // that still finish streams after a reload
-	Reloads         map[string]uint64 `json:"reloads"`     // by reason
+	OldWorkersBytes uint64            `json:"old_workers_memory_bytes"`
+	Reloads         map[string]uint64 `json:"reloads"` // by reason
 	RuntimeCommands uint64            `json:"runtime_commands"`
 }
 

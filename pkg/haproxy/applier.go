@@ -38,5 +38,8 @@ type State struct {
 	Reloads         map[string]uint64
 	RuntimeCommands uint64
 	OldWorkers      int
-	Version         string // of the running HAProxy
+	// OldWorkersMemory is how many bytes old workers hold for their connections. What each holds for
+	// its configuration comes on top.
+	OldWorkersMemory uint64
+	Version          string // of the running HAProxy
 }

@@ -40,12 +40,10 @@ func (l *loop) look(ctx context.Context) {
 			l.unsure, l.retryAt = true, time.Now()
 		}
 	}
-	if masterErr == nil {
-		l.mu.Lock()
-		l.view.OldWorkers = p.old()
-		l.mu.Unlock()
-	}
 	l.release()
+	if masterErr == nil {
+		l.countOld(ctx, p)
+	}
 }
 
 // askMaster asks for the processes, for a short time.

@@ -43,6 +43,7 @@ type Driver struct {
 	resorted time.Time // when the last good text was loaded for want of the wanted one
 	refusal  refusal
 	foreign  bool // another version than our own runs, so that the check is no proof
+	warned   bool // that old workers are not bounded
 
 	mu     sync.Mutex
 	view   State

@@ -40,13 +40,15 @@ func (p processes) current() int {
 	return 0
 }
 
-// old is how many workers only finish what they began.
-func (p processes) old() int {
-	n := len(p.workers)
-	if p.current() != 0 {
-		n--
+// old are the workers that only finish what they began.
+func (p processes) old() []int {
+	var pids []int
+	for _, w := range p.workers {
+		if w.pid != p.current() {
+			pids = append(pids, w.pid)
+		}
 	}
-	return n
+	return pids
 }
 
 // worker asks the current worker who it is by way of its master.

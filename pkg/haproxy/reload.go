@@ -320,6 +320,7 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 // loaded notes what is in force after a confirmed reload.
 func (d *Driver) loaded(now render.Files) {
 	d.inForce(now, nil)
+	d.warnOfBoundless(now)
 	d.onDisk, d.diskTime, d.dirtied = now, time.Now(), time.Time{}
 	d.note(now)
 	d.prune()

@@ -1,0 +1,70 @@
+package haproxy
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// memoryLimit bounds the question for the memory of old workers, for one may hang, and 3.0 sometimes
+// never answers for one that is gone.
+const memoryLimit = 500 * time.Millisecond
+
+// countOld makes it visible how many old workers there are, and what they hold. What cannot be found
+// out stays as it was.
+func (d *Driver) countOld(ctx context.Context, p processes) {
+	ctx, cancel := context.WithTimeout(ctx, memoryLimit)
+	defer cancel()
+	bytes, err := d.master.memory(ctx, p.old())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.view.OldWorkers = len(p.old())
+	if err == nil {
+		d.view.OldWorkersMemory = bytes
+	}
+}
+
+// memory is how many bytes these workers hold for their connections. They are asked by way of the
+// master, which also reaches them where their processes cannot be seen from here. One that ended
+// meanwhile holds nothing.
+func (m masterCLI) memory(ctx context.Context, workers []int) (bytes uint64, err error) {
+	for _, pid := range workers { // one by one: the master says no more after one that is gone
+		answer, err := ask(ctx, m.path, "@!"+strconv.Itoa(pid)+" show info")
+		if err != nil {
+			return 0, err
+		}
+		bytes += poolBytes(answer)
+	}
+	return bytes, nil
+}
+
+// poolBytes is the allocated memory that an answer to `show info` tells of.
+func poolBytes(answer string) uint64 {
+	_, rest, _ := strings.Cut(answer, "\nPoolAlloc_bytes: ")
+	value, _, _ := strings.Cut(rest, "\n")
+	n, _ := strconv.ParseUint(value, 10, 64) // else 0
+	return n
+}
+
+// boundless tells whether nothing in a text ends an old worker but its last connection.
+func boundless(files render.Files) bool {
+	for _, l := range globals(files) {
+		if w := word(l, 0); w == "hard-stop-after" || w == "mworker-max-reloads" {
+			return false
+		}
+	}
+	return true
+}
+
+// warnOfBoundless tells once that old workers may pile up.
+func (d *Driver) warnOfBoundless(files render.Files) {
+	if d.warned || !boundless(files) {
+		return
+	}
+	d.warned = true
+	d.cfg.Log.Warn("each reload leaves a worker of haproxy behind until its last connection ends: " +
+		"add the lines \"hard-stop-after 10m\" and \"mworker-max-reloads 20\" to the global section of the template")
+}

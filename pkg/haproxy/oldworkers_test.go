@@ -1,0 +1,118 @@
+package haproxy
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+)
+
+// holdingServer takes requests, tells of each that it came in, and holds it until the end.
+func holdingServer(tb testing.TB) (addr string, came, end chan struct{}) {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { l.Close() })
+	came, end = make(chan struct{}, 100), make(chan struct{})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				c.Read(make([]byte, 1))
+				came <- struct{}{}
+				<-end
+			}()
+		}
+	}()
+	return l.Addr().String(), came, end
+}
+
+// TestOldWorkersMemory: what old workers hold is known while they hold it (P8, F10).
+func TestOldWorkersMemory(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		addr, came, end := holdingServer(t)
+		b.apply(t, b.text("", "s1 "+addr))
+		if got := b.driver.State().OldWorkersMemory; got != 0 {
+			t.Errorf("memory without old workers: got %d, want 0", got)
+		}
+		const reloads, each = 3, 4
+		for i := range reloads {
+			for range each {
+				c, err := net.Dial("tcp", b.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				<-came
+			}
+			b.apply(t, b.text(changed(i), "s1 "+addr))
+		}
+		const buffer = 16 << 10 // each connection has one at least
+		haproxytest.Until(t, "the old workers and their memory to be known", func() bool {
+			s := b.driver.State()
+			return s.OldWorkers == reloads && s.OldWorkersMemory > reloads*buffer
+		})
+		if got := b.driver.State().OldWorkersMemory; got > 1<<30 {
+			t.Errorf("memory of old workers: got %d bytes, which they do not have", got)
+		}
+		close(end)
+		haproxytest.Until(t, "the old workers and their memory to be gone", func() bool {
+			s := b.driver.State()
+			return s.OldWorkers == 0 && s.OldWorkersMemory == 0
+		})
+	})
+}
+
+// TestMemoryOfEndedWorkers: a worker that ended since it was listed does not hide the others for long:
+// most often the master says that it is gone, sometimes 3.0 says nothing.
+func TestMemoryOfEndedWorkers(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := managed(t, t.Bin)
+		b.apply(t, b.text(""))
+		const gone = 1 << 30 // more than Linux gives
+		workers := []int{gone, b.worker(t).Pid}
+		haproxytest.Until(t, "the memory of the worker that is there", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), memoryLimit)
+			defer cancel()
+			got, err := b.driver.master.memory(ctx, workers)
+			return err == nil && got > 0
+		})
+	})
+}
+
+// TestBoundlessOldWorkers: whoever bounds old workers neither in age nor in number is told once (F10).
+func TestBoundlessOldWorkers(t *testing.T) {
+	for global, want := range map[string]int{
+		"hard-stop-after 10m": 0, "mworker-max-reloads 20": 0, "maxconn 7": 1, "# hard-stop-after 10m": 1,
+	} {
+		log, hook := logtest.NewNullLogger()
+		d := &Driver{cfg: Config{Log: log}}
+		for range 3 {
+			d.warnOfBoundless(files("global\n    " + global + "\n"))
+		}
+		if got := len(hook.AllEntries()); got != want {
+			t.Errorf("%s: %d messages, want %d", global, got, want)
+		}
+		for _, e := range hook.AllEntries() {
+			for _, name := range []string{"hard-stop-after", "mworker-max-reloads"} {
+				if e.Level != logrus.WarnLevel || !strings.Contains(e.Message, name) {
+					t.Errorf("%s: got %s %q, want a warning that names %s", global, e.Level, e.Message, name)
+				}
+			}
+		}
+	}
+}
