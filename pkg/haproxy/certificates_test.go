@@ -46,7 +46,7 @@ func madeCertificate(tb testing.TB, name string, serial int64) string {
 
 // serial is the number of the certificate that a client is shown for a name.
 func serial(addr, name string) int64 {
-	conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true}) //nolint:noctx // to ourselves
+	conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
 	if err != nil {
 		return -1
 	}
@@ -66,16 +66,17 @@ func TestCertificatesNeedNoReload(t *testing.T) {
 			text := strings.Replace(b.text("", "s1 "+one), "global\n", "global\n    default-path config\n", 1)
 			text = strings.Replace(text, "bind "+b.addr, "bind "+b.addr+" ssl crt main.pem crt-list more.list", 1)
 			all := append(files(text), render.File{Name: "main.pem", Blocks: []render.Block{render.NewBlock("", certificates[0])}})
-			list := "main.pem main.example\n"
+			var list strings.Builder
+			list.WriteString("main.pem main.example\n")
 			for i, c := range certificates[1:] {
 				name := string(rune('a'+i)) + ".pem"
 				if c == "" {
 					continue
 				}
-				list += name + " [alpn h2,http/1.1] " + string(rune('a'+i)) + ".example\n"
+				list.WriteString(name + " [alpn h2,http/1.1] " + string(rune('a'+i)) + ".example\n")
 				all = append(all, render.File{Name: name, Blocks: []render.Block{render.NewBlock("", c)}})
 			}
-			return append(all, render.File{Name: "more.list", Blocks: []render.Block{render.NewBlock("", "# names\n"+list)}})
+			return append(all, render.File{Name: "more.list", Blocks: []render.Block{render.NewBlock("", "# names\n"+list.String())}})
 		}
 		first, second := madeCertificate(t, "main.example", 1), madeCertificate(t, "main.example", 2)
 		a, other := madeCertificate(t, "a.example", 3), madeCertificate(t, "b.example", 4)

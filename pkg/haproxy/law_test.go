@@ -23,20 +23,20 @@ func TestRuntimeEqualsReload(t *testing.T) {
 		b.run(t)
 		fresh.run(t)
 		one := haproxytest.Server(t, "one")
-		b.applyFiles(t, b.routed("map_beg", "", one, one, "/ be_web"))
+		b.applyFiles(t, b.routed("", one, one, "/ be_web"))
 		how := map[string]int{}
 		for i := range 25 {
 			gen := rapid.Custom(func(rt *rapid.T) func(*bench) render.Files { return drawRouted(rt, one) })
-			make := gen.Example(i)
-			how[b.applyFiles(t, make(b)).How]++
+			text := gen.Example(i)
+			how[b.applyFiles(t, text(b)).How]++
 			fresh.driver.acquire(t.Context())
 			fresh.driver.forget(Reason{Kind: ReasonStart, Detail: "the test wants a reload"})
 			fresh.driver.release()
-			if res := fresh.applyFiles(t, make(fresh)); res.How != HowReload {
+			if res := fresh.applyFiles(t, text(fresh)); res.How != HowReload {
 				t.Fatalf("%d: got %+v, want a reload", i, res)
 			}
 			if diff := cmp.Diff(fresh.shows(t), b.shows(t)); diff != "" {
-				t.Fatalf("%d: after the runtime path (-reload +runtime):\n%s\n%s", i, diff, make(b)[0].Text())
+				t.Fatalf("%d: after the runtime path (-reload +runtime):\n%s\n%s", i, diff, text(b)[0].Text())
 			}
 		}
 		if how[HowRuntime] < 10 {
@@ -63,7 +63,7 @@ func drawRouted(rt *rapid.T, address string) func(*bench) render.Files {
 	}
 	option := rapid.SampledFrom([]string{"", "", "", "", "", "", "", "    timeout server 9s\n"}).Draw(rt, "option")
 	return func(b *bench) render.Files {
-		return b.routed("map_beg", option+extra.String(), address, address, rows...)
+		return b.routed(option+extra.String(), address, address, rows...)
 	}
 }
 

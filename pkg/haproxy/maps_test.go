@@ -14,9 +14,9 @@ import (
 )
 
 // routed is a configuration with two backends, between which a map chooses by the path, and that map.
-func (b *bench) routed(method, extra, one, two string, rows ...string) render.Files {
+func (b *bench) routed(extra, one, two string, rows ...string) render.Files {
 	text := strings.Replace(b.text("", "s1 "+one), "global\n", "global\n    default-path config\n", 1)
-	text = strings.Replace(text, "default_backend be_web", "use_backend %[path,"+method+"(paths.map)]\n    default_backend be_web", 1)
+	text = strings.Replace(text, "default_backend be_web", "use_backend %[path,map_beg(paths.map)]\n    default_backend be_web", 1)
 	text += "backend be_two from web\n    server s2 " + two + "\n" + extra
 	return append(files(text), render.File{Name: "paths.map", Blocks: []render.Block{render.NewBlock("", strings.Join(append(rows, ""), "\n"))}})
 }
@@ -29,7 +29,7 @@ func TestMapChangesNeedNoReload(t *testing.T) {
 		b.start(t)
 		b.run(t)
 		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
-		b.applyFiles(t, b.routed("map_beg", "", one, two, "/nobody be_two"))
+		b.applyFiles(t, b.routed("", one, two, "/nobody be_two"))
 		before := b.worker(t)
 		load := haproxytest.Start(t, b.addr, 2, true)
 		for _, rows := range [][]string{
@@ -41,7 +41,7 @@ func TestMapChangesNeedNoReload(t *testing.T) {
 			{},
 			{"/ be_two"},
 		} {
-			want := b.routed("map_beg", "", one, two, rows...)
+			want := b.routed("", one, two, rows...)
 			if res := b.applyFiles(t, want); res.How != HowRuntime {
 				t.Fatalf("to %d rows: got %+v, want runtime", len(rows), res)
 			}
@@ -56,7 +56,7 @@ func TestMapChangesNeedNoReload(t *testing.T) {
 			if got := b.driver.State().Differences; got == 0 {
 				t.Errorf("after %s: no difference seen", edit)
 			}
-			b.holdsMap(t, b.routed("map_beg", "", one, two, "/ be_two"))
+			b.holdsMap(t, b.routed("", one, two, "/ be_two"))
 		}
 		if got := b.worker(t); got != before {
 			t.Errorf("worker: got %v, want the same %v", got, before)
@@ -96,20 +96,20 @@ func TestMapBesideReload(t *testing.T) {
 		b.start(t)
 		b.run(t)
 		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
-		b.applyFiles(t, b.routed("map_beg", "", one, two, "/x be_two"))
+		b.applyFiles(t, b.routed("", one, two, "/x be_two"))
 		refused := "backend be_new from web\n    nonsense\n"
-		if _, err := b.driver.Apply(t.Context(), b.routed("map_beg", refused, one, two, "/ be_two")); asRefused(err) == nil {
+		if _, err := b.driver.Apply(t.Context(), b.routed(refused, one, two, "/ be_two")); asRefused(err) == nil {
 			t.Fatalf("a refused text: got %v", err)
 		}
 		haproxytest.Until(t, "two to answer although the text is refused", answers(b.addr, "two"))
-		if _, err := b.driver.Apply(t.Context(), b.routed("map_beg", refused, one, two, "/ be_new")); asRefused(err) == nil {
+		if _, err := b.driver.Apply(t.Context(), b.routed(refused, one, two, "/ be_new")); asRefused(err) == nil {
 			t.Fatalf("a refused text: got %v", err)
 		}
-		b.holdsMap(t, b.routed("map_beg", "", one, two, "/ be_two"))
+		b.holdsMap(t, b.routed("", one, two, "/ be_two"))
 		if got, err := haproxytest.Get(b.addr); got != "two" {
 			t.Errorf("got %q, %v, want the answer of two", got, err)
 		}
-		want := b.routed("map_beg", "backend be_new from web\n    server s3 "+one+"\n", one, two, "/ be_new")
+		want := b.routed("backend be_new from web\n    server s3 "+one+"\n", one, two, "/ be_new")
 		if res := b.applyFiles(t, want); res.How != HowReload {
 			t.Errorf("got %+v, want a reload", res)
 		}
@@ -203,18 +203,18 @@ func TestMapLaw(t *testing.T) {
 			return
 		}
 		lookup := map[string]string{}
-		for i := len(was.entries) - 1; i >= 0; i-- {
-			lookup[was.entries[i].Key] = was.entries[i].Value
+		for _, e := range slices.Backward(was.entries) {
+			lookup[e.Key] = e.Value
 		}
 		for _, c := range cmds {
 			if c.Op == OpMapReplace {
 				clear(lookup)
 			}
-			for i := len(c.Entries) - 1; i >= 0; i-- {
+			for _, e := range slices.Backward(c.Entries) {
 				if c.Op == OpMapDelete {
-					delete(lookup, c.Entries[i].Key)
+					delete(lookup, e.Key)
 				} else {
-					lookup[c.Entries[i].Key] = c.Entries[i].Value
+					lookup[e.Key] = e.Value
 				}
 			}
 		}

@@ -36,7 +36,7 @@ func (o oracle) path(name, text string) string {
 }
 
 func (o oracle) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(o.t.Bin, args...) //nolint:noctx // ends by itself, or is killed
+	cmd := exec.Command(o.t.Bin, args...)
 	cmd.Dir = o.dir
 	cmd.Env = append(os.Environ(), "TWO=one two", "EMPTY=")
 	return cmd

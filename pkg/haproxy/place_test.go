@@ -387,7 +387,7 @@ func TestHostileSets(t *testing.T) {
 			if got, err := s.read(nil); name != "another set" && err == nil || err == nil && got[0].Text() != "ours" {
 				t.Errorf("read %v, %v", got, err)
 			}
-			s.tidy() //nolint:errcheck // it may fail, but not do harm
+			s.tidy() // it may fail, but not do harm
 			s.restore()
 			plant(t, put(s, files("new")))
 			if got, err := s.read(nil); err != nil || got[0].Text() != "new" {

@@ -42,7 +42,8 @@ type reading struct {
 // go on with the section of the block before are read together with that.
 func readBlocks(f render.File) *reading {
 	r := &reading{}
-	for begin, end := 0, 0; begin < len(f.Blocks); begin = end {
+	var end int
+	for begin := 0; begin < len(f.Blocks); begin = end {
 		end = begin + 1
 		for end < len(f.Blocks) && (!endsLine(f.Blocks[end-1].Text) || opens(f.Blocks[end].Text) != opensSection) {
 			end++

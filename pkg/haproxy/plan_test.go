@@ -91,7 +91,7 @@ func apply(t interface{ Fatalf(string, ...any) }, state map[string]runs, cmds []
 		if known == (c.Op == OpAdd) {
 			t.Fatalf("%s %s on a server that is known: %v", c.Op, c.target(), known)
 		}
-		switch c.Op {
+		switch c.Op { //nolint:exhaustive // only servers are drawn
 		case OpAdd:
 			s = runs{Address: c.Address, Words: normal(strings.Join(c.Words, " ")), Weight: c.Weight, Disabled: c.Disabled}
 		case OpWeight:

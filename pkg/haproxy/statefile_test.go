@@ -403,13 +403,14 @@ func (r drawnRow) fields() []string {
 
 // drawnText is a configuration by its servers' words.
 func drawnText(words map[string]string) string {
-	text := "defaults d\n load-server-state-from-file global\nbackend b from d\n"
+	var text strings.Builder
+	text.WriteString("defaults d\n load-server-state-from-file global\nbackend b from d\n")
 	for name, w := range words {
 		if w != "" {
-			text += " server " + name + " 127.0.0.1:80 " + w + "\n"
+			text.WriteString(" server " + name + " 127.0.0.1:80 " + w + "\n")
 		}
 	}
-	return text
+	return text.String()
 }
 
 // TestStatesLaw: whatever runs and whatever is wanted, a row is carried exactly for the servers whose
@@ -418,12 +419,14 @@ func drawnText(words map[string]string) string {
 func TestStatesLaw(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		words := rapid.SampledFrom([]string{"", "check weight 1", "check weight 1", "check weight 9", "check disabled", "weight 1", "check inter 1s", "check init-addr none"})
-		before, after, want := map[string]string{}, map[string]string{}, ""
-		list := "1\n# " + stateColumns + "\n"
+		before, after := map[string]string{}, map[string]string{}
+		want := []string{"1\n# " + stateColumns + "\n"}
+		var list strings.Builder
+		list.WriteString("1\n# " + stateColumns + "\n")
 		for _, name := range []string{"s1", "s2", "s3", "s4"} {
 			before[name], after[name] = words.Draw(t, name+" before"), words.Draw(t, name+" after")
 			r := drawRow(t, name)
-			list += strings.Join(r.fields(), " ") + "\n"
+			list.WriteString(strings.Join(r.fields(), " ") + "\n")
 			readable := strings.HasPrefix(after[name], "check") && !strings.Contains(after[name], "disabled") && !strings.Contains(after[name], "init-addr")
 			deviates := r.Admin != "0" || r.Port != "80" || r.SSL != "0" || r.CheckPort != "0" || r.CheckAddr != "-" || !slices.Contains([]string{"6", "7", "2054"}, r.CheckState)
 			if before[name] != after[name] || !readable || deviates {
@@ -431,15 +434,15 @@ func TestStatesLaw(t *testing.T) {
 			}
 			weight := map[bool]string{true: "9", false: "1"}[strings.HasSuffix(after[name], "9")]
 			r.UWeight, r.IWeight, r.CheckState, r.CheckAddr = weight, weight, "6", "-"
-			want += strings.Join(r.fields(), " ") + "\n"
+			want = append(want, strings.Join(r.fields(), " ")+"\n")
 		}
-		servers, err := parseServers(list + "\n")
+		servers, err := parseServers(list.String() + "\n")
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := servers.states(lasting(drawnText(before), drawnText(after)))
-		if want := "1\n# " + stateColumns + "\n" + want; got != want {
-			t.Errorf("before %v\nafter %v\nlist %s\ngot %s\nwant %s", before, after, list, got, want)
+		if want := strings.Join(want, ""); got != want {
+			t.Errorf("before %v\nafter %v\nlist %s\ngot %s\nwant %s", before, after, list.String(), got, want)
 		}
 	})
 }

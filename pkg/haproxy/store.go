@@ -293,7 +293,7 @@ func (s store) writeApplied(files render.Files, w Worker) error {
 }
 
 // dropApplied removes the note. One that stays where it cannot be removed could not be written either.
-func (s store) dropApplied() { os.Remove(s.note()) } //nolint:errcheck // see above
+func (s store) dropApplied() { os.Remove(s.note()) }
 
 // readApplied returns the note; a missing or broken one is a zero note.
 func (s store) readApplied() applied {

@@ -148,11 +148,11 @@ func mustReadBack(t *testing.T, all []section) {
 			if !l.plain {
 				continue
 			}
-			raw := ""
+			var quoted []string
 			for _, w := range l.words {
-				raw += "'" + escape.Replace(w) + "' "
+				quoted = append(quoted, "'"+escape.Replace(w)+"'")
 			}
-			if again := splitLine(strings.TrimSuffix(raw, " ")); !again.plain || !cmp.Equal(again.words, l.words) {
+			if again := splitLine(strings.Join(quoted, " ")); !again.plain || !cmp.Equal(again.words, l.words) {
 				t.Fatalf("the words %q come back as %q", l.words, again.words)
 			}
 		}

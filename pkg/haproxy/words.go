@@ -180,7 +180,7 @@ func (s *splitter) hexadecimal() {
 			s.refused = true
 			return
 		}
-		c = c<<4 | byte(n)
+		c = c<<4 | byte(n) //nolint:gosec // of 4 bits
 	}
 	if len(s.rest) < 3 {
 		s.refused = true

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,9 +34,9 @@ const serverEnv = "SIDEKICK_TEST_SERVER"
 
 // TestMain is also the program of a server that a test can kill: this one, started anew.
 func TestMain(m *testing.M) {
-	if what := os.Getenv(serverEnv); what != "" { //nolint:forbidigo // a setting of the tests
+	if what := os.Getenv(serverEnv); what != "" { // a setting of the tests
 		addr, name, _ := strings.Cut(what, " ")
-		fmt.Fprintln(os.Stderr, http.ListenAndServe(addr, answer(http.StatusOK, name))) //nolint:gosec // a test's server
+		fmt.Fprintln(os.Stderr, http.ListenAndServe(addr, answer(http.StatusOK, name))) // a test's server
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -52,13 +53,13 @@ func answer(status int, text string) http.HandlerFunc {
 // test.
 func process(t haproxytest.T, addr, name string) (kill func()) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe") //nolint:noctx // killed below
+	cmd := exec.Command("/proc/self/exe") // killed below
 	cmd.Env, cmd.Stderr = append(os.Environ(), serverEnv+"="+addr+" "+name), os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() }) //nolint:errcheck // it was killed
+	kill = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() }) // it was killed
 	t.Cleanup(kill)
 	haproxytest.Until(t, name+" to answer", func() bool {
 		body, err := haproxytest.Get(addr)
@@ -147,7 +148,7 @@ func (s *site) byRuntime(rest string, servers ...string) {
 // stats are HAProxy's words about the server at addr, by their names.
 func (s *site) stats(addr string) map[string]string {
 	s.Helper()
-	conn, err := net.Dial("unix", s.socket) //nolint:noctx // on this machine
+	conn, err := net.Dial("unix", s.socket) // on this machine
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -294,13 +295,13 @@ func TestServerThatComesIsCheckedLikeOthers(t *testing.T) {
 // serveOn starts a web server of this process.
 func serveOn(t haproxytest.T, handler http.Handler) (addr string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.83.12.5:0") //nolint:noctx // on this machine
+	l, err := net.Listen("tcp", "127.83.12.5:0") // on this machine
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	ended := make(chan struct{})
-	go func() { defer close(ended); server.Serve(l) }() //nolint:errcheck // ends with Close
+	go func() { defer close(ended); server.Serve(l) }() // ends with Close
 	t.Cleanup(func() { server.Close(); <-ended })
 	return l.Addr().String()
 }
@@ -312,7 +313,7 @@ type mute struct {
 }
 
 func (m *mute) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
-	io.ReadAll(r.Body) //nolint:errcheck // what counts is that it came
+	io.ReadAll(r.Body) // what counts is that it came
 	m.mu.Lock()
 	m.seen[r.Header.Get("X-Id")]++
 	m.mu.Unlock()
@@ -393,7 +394,7 @@ func TestRefusedConnectionsGoElsewhere(t *testing.T) {
 		s.serve(anyHost, haproxytest.Address(t, "127.83.12.3"), haproxytest.Server(t, "good"))
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
 			for i := range 4 {
-				if got := send(t, s.addr, method, fmt.Sprint(i)); got != http.StatusOK {
+				if got := send(t, s.addr, method, strconv.Itoa(i)); got != http.StatusOK {
 					t.Errorf("%s: %d, want 200 from the server that lives", method, got)
 				}
 			}
