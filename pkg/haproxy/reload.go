@@ -214,7 +214,11 @@ func (d *Driver) putBack(before render.Files) error {
 	if before == nil {
 		return nil
 	}
-	if err := d.store.restore(); err != nil {
+	err := d.store.restore()
+	if now, unread := d.store.read(namesOf(before)); err != nil || unread != nil || !sameFiles(now, before) {
+		err = candidate{store: d.store, files: before}.swap() // HAProxy's start has set a file aside meanwhile
+	}
+	if err != nil {
 		return err
 	}
 	if ours {
