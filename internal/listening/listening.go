@@ -43,6 +43,34 @@ func Try(ctx context.Context, network, address string) error {
 	return err
 }
 
+// TryBeside binds an address for a moment, and does not listen there, as a program does that shares it
+// with those that do alike (SO_REUSEPORT). It returns what the system says to that: syscall.EADDRINUSE if
+// somebody else has the address, or shares it with none or with another user's programs only.
+func TryBeside(a netip.AddrPort) error {
+	family, address := syscall.AF_INET6, syscall.Sockaddr(&syscall.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()})
+	if a.Addr().Is4() {
+		family, address = syscall.AF_INET, &syscall.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bind %s: %w", a, err)
+	}
+	defer syscall.Close(fd) //nolint:errcheck // nothing was written
+	err = errors.Join(
+		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1),
+		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, reusePort, 1))
+	if family == syscall.AF_INET6 { // who has the same port of IPv4 alone is not in the way
+		err = errors.Join(err, syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 1))
+	}
+	if err = errors.Join(err, syscall.Bind(fd, address)); err != nil {
+		return fmt.Errorf("bind %s: %w", a, err)
+	}
+	return nil
+}
+
+// reusePort is Linux' SO_REUSEPORT, which the syscall package does not name everywhere.
+const reusePort = 0xf
+
 // listened tells whether any program of this network namespace listens where a would clash with it.
 func listened(a netip.AddrPort) (bool, error) {
 	for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {

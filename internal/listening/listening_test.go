@@ -1,9 +1,11 @@
 package listening
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -60,5 +62,35 @@ func TestListened(t *testing.T) {
 		if got, err := listened(a); err != nil || got {
 			t.Errorf("%s is free: got %v, %v, want it not found", a, got, err)
 		}
+	}
+}
+
+// TestTryBeside: beside a program that shares its address there is room, beside another one there is none.
+func TestTryBeside(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		for shares, want := range map[bool]error{true: nil, false: syscall.EADDRINUSE} {
+			config := net.ListenConfig{}
+			if shares {
+				config.Control = func(_, _ string, c syscall.RawConn) (err error) {
+					return errors.Join(c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, reusePort, 1) }), err)
+				}
+			}
+			l, err := config.Listen(t.Context(), "tcp", host+":0")
+			if err != nil {
+				t.Logf("left out: %v", err)
+				continue
+			}
+			a := l.Addr().(*net.TCPAddr).AddrPort()
+			if got := TryBeside(a); !errors.Is(got, want) {
+				t.Errorf("%s, shared: %v: got %v, want %v", a, shares, got, want)
+			}
+			l.Close()
+			if got := TryBeside(a); got != nil {
+				t.Errorf("%s, free: got %v", a, got)
+			}
+		}
+	}
+	if got := TryBeside(netip.MustParseAddrPort("192.0.2.1:80")); !errors.Is(got, syscall.EADDRNOTAVAIL) {
+		t.Errorf("another host's address: got %v, want %v", got, syscall.EADDRNOTAVAIL)
 	}
 }

@@ -102,23 +102,50 @@ func probe(ctx context.Context, running, wanted render.Files) error {
 			continue
 		}
 		err := listening.Try(ctx, network(a), a.String())
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return ctx.Err()
-		case errors.Is(err, syscall.EADDRINUSE):
-			return &Refused{
-				Stage: StageProbe, Address: a.String(),
-				Words: fmt.Sprintf("the address %s is taken by another program: stop that or choose another address", a),
-			}
-		case errors.Is(err, syscall.EADDRNOTAVAIL):
-			return &Refused{
-				Stage: StageProbe, Address: a.String(),
-				Words: fmt.Sprintf("the address %s is not one of this host's", a),
-			}
 		}
-		// Everything else, such as a free port that only HAProxy may bind, is HAProxy's to find out.
+		if refused := unbindable(a, err); refused != nil {
+			return refused
+		}
 	}
 	return nil
+}
+
+// probeBeside binds every address of wanted as HAProxy itself does, for a HAProxy of which is not known
+// what it listens on: beside its sockets there is room for another one of the same user, and beside
+// another program's there is none. Nobody connects to what is only bound.
+func probeBeside(wanted render.Files) error {
+	for _, a := range binds(wanted) {
+		if refused := unbindable(a, listening.TryBeside(a)); refused != nil {
+			return refused
+		}
+	}
+	return nil
+}
+
+// sharesNothing tells whether a HAProxy with these files lets nobody bind beside it.
+func sharesNothing(files render.Files) bool {
+	return len(files) > 0 && strings.Contains(files[0].Text(), "noreuseport")
+}
+
+// unbindable is the refusal of an address that cannot be had. Everything else, such as a free port that
+// only HAProxy may bind, is HAProxy's to find out.
+func unbindable(a netip.AddrPort, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &Refused{
+			Stage: StageProbe, Address: a.String(),
+			Words: fmt.Sprintf("the address %s is taken by another program: stop that or choose another address", a),
+		}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return &Refused{
+			Stage: StageProbe, Address: a.String(),
+			Words: fmt.Sprintf("the address %s is not one of this host's", a),
+		}
+	default:
+		return nil
+	}
 }
 
 func network(a netip.AddrPort) string {

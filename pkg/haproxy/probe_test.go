@@ -47,3 +47,41 @@ func TestTakenLowPort(t *testing.T) {
 		}
 	})
 }
+
+// TestTakenAddressIsSeenAfterAKill: an agent that does not know what HAProxy runs still finds out that
+// another program has an address, without a reload that would stop HAProxy's listeners for seconds and
+// leave a file on disk that HAProxy cannot start with (F8). HAProxy's own addresses do not look taken.
+func TestTakenAddressIsSeenAfterAKill(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		one := haproxytest.Server(t, "one")
+		taken, err := net.Listen("tcp", "127.0.0.25:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		b.run(t)
+		b.apply(t, b.text("", "s1 "+one))
+		b.stop()
+		if err := os.Remove(b.driver.store.note()); err != nil { // as if it had been killed before it could write it
+			t.Fatal(err)
+		}
+		before := b.worker(t)
+		b.run(t)
+		var refused *Refused
+		bad := b.text("", "s1 "+one) + "frontend other from web\n    bind " + taken.Addr().String() + "\n    default_backend be_web\n"
+		if _, err := b.driver.Apply(t.Context(), files(bad)); !errors.As(err, &refused) || refused.Stage != StageProbe {
+			t.Errorf("an address that is taken: got %v, want it refused by the probe", err)
+		}
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
+		}
+		b.accepted(t)
+		good := b.text("    timeout http-request 9s\n", "s1 "+one)
+		if res := b.apply(t, good); res.How != HowReload {
+			t.Errorf("haproxy's own address: got %+v, want a reload", res)
+		}
+		b.inStep(t, good)
+	})
+}

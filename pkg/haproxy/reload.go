@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,7 +69,7 @@ func (d *Driver) listens() (files render.Files, known bool) {
 }
 
 // candidate stages and judges a text, and remembers it if it is refused. held is what HAProxy listens
-// on; without knowing that there is no probe, for HAProxy's own addresses would look taken.
+// on, if that is known.
 func (d *Driver) candidate(ctx context.Context, want, held render.Files, known bool) (candidate, error) {
 	c, err := d.judged(ctx, want, held, known)
 	if err != nil {
@@ -87,10 +88,8 @@ func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool
 	if err := permitted(want, haproxy); err != nil {
 		return candidate{}, err
 	}
-	if (d.cfg.Managed || d.cfg.SameNetwork) && known {
-		if err := probe(ctx, held, want); err != nil {
-			return candidate{}, err
-		}
+	if err := d.probe(ctx, want, held, known); err != nil {
+		return candidate{}, err
 	}
 	c, err := d.store.stage(want)
 	if err != nil {
@@ -101,6 +100,22 @@ func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool
 		return candidate{}, errors.Join(err, c.discard())
 	}
 	return c, nil
+}
+
+// probe finds out whether another program has an address that is wanted. Where it is not known what
+// HAProxy listens on, its own addresses must not look taken: they do not if it is of our user, and shares
+// them as it does unless it is told not to.
+func (d *Driver) probe(ctx context.Context, want, held render.Files, known bool) error {
+	switch {
+	case !d.cfg.Managed && !d.cfg.SameNetwork:
+		return nil
+	case known:
+		return probe(ctx, held, want)
+	case d.cfg.haproxyUser() != os.Geteuid() || slices.ContainsFunc([]render.Files{want, d.disk()}, sharesNothing):
+		return nil
+	default:
+		return probeBeside(want)
+	}
 }
 
 // judge asks HAProxy's own check. If a foreign version runs, its master has the last word.
