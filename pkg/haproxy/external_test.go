@@ -141,6 +141,7 @@ func TestForeignChangesAreRepaired(t *testing.T) {
 		b.apply(t, text)
 		before := b.worker(t)
 		for _, statements := range []string{
+			"set server be_web/s3 state drain",
 			"set server be_web/s1 state maint;set server be_web/s2 weight 9;set server be_web/s3 state ready",
 			"set server be_web/s1 state maint;del server be_web/s1;add server be_web/s9 127.0.0.1:9",
 			"set server be_web/s1 state drain",
@@ -150,10 +151,13 @@ func TestForeignChangesAreRepaired(t *testing.T) {
 			if _, err := ask(t.Context(), b.cfg.RuntimeSocket, statements); err != nil {
 				t.Fatal(err)
 			}
-			l := &loop{Driver: b.driver}
-			l.audit(t.Context())
+			l := &loop{Driver: b.driver, auditAt: time.Now(), lookAt: time.Now().Add(time.Hour)}
+			l.work(t.Context())
 			if got := b.driver.State().Differences; got == 0 {
 				t.Errorf("after %s: no difference seen", statements)
+			}
+			if soon := time.Until(l.auditAt); l.running != nil && soon > lookEvery {
+				t.Errorf("after %s: looked at again in %s, want it soon, or the difference is shown until then", statements, soon)
 			}
 			b.inStep(t, text)
 		}

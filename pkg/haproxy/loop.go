@@ -173,8 +173,8 @@ func (l *loop) work(ctx context.Context) {
 		l.delete(ctx)
 	}
 	if due(&l.auditAt) {
-		l.audit(ctx)
 		l.auditAt = time.Now().Add(auditEvery)
+		l.audit(ctx) // may want to look again sooner
 	}
 	if due(&l.lookAt) {
 		l.look(ctx)
