@@ -20,7 +20,8 @@ func (l *loop) delete(ctx context.Context) {
 	}
 }
 
-// look asks who serves: cheap, and enough to see that HAProxy was started anew.
+// look asks who serves: cheap, and enough to see that HAProxy was started anew, or that its master's
+// socket is another one than the one that named the worker.
 func (l *loop) look(ctx context.Context) {
 	if l.acquire(ctx) != nil {
 		return
@@ -36,7 +37,7 @@ func (l *loop) look(ctx context.Context) {
 	case err == nil:
 		l.told(ctx, masterErr)
 		l.answered(i.worker)
-		if l.unsure || i.worker != l.worker {
+		if l.unsure || i.worker != l.worker || l.master.seat() != l.seat {
 			l.unsure, l.retryAt = true, time.Now()
 		}
 	}

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"maps"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -138,6 +139,35 @@ func endsWith(tb testing.TB, cmd *exec.Cmd) {
 	tb.Cleanup(func() {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
+	})
+}
+
+// TestMasterSocketComesBack: a change that was made while the master's socket was away does not keep
+// what is left to the background waiting when it is back, until the next change.
+func TestMasterSocketComesBack(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t.T, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one))
+		away := b.cfg.MasterSocket + ".away"
+		if err := os.Rename(b.cfg.MasterSocket, away); err != nil {
+			t.Fatal(err)
+		}
+		b.send(t, b.text("", "s1 "+one, "s2 "+one))
+		b.inStep(t, b.text("", "s1 "+one, "s2 "+one))
+		if err := os.Rename(away, b.cfg.MasterSocket); err != nil {
+			t.Fatal(err)
+		}
+		haproxytest.Until(t, "commands to be possible again", func() bool {
+			if err := b.driver.acquire(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			defer b.driver.release()
+			return b.driver.send(t.Context(), nil) == nil
+		})
+		b.inStep(t, b.text("", "s1 "+one, "s2 "+one))
 	})
 }
 
