@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:780 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:850 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -86,7 +86,8 @@ golden: ## write the expected files of the golden tests anew
 lint: ## golangci-lint, compiled from source: takes minutes the first time
 	@$(TOOL) golangci-lint run ./...
 
-soak: ## fuzz targets for an hour (FUZZTIME overrides), and the tests under load for another half
+soak: ## random faults around HAProxy, and fuzz targets, an hour each (SOAKTIME, SOAKSEED, FUZZTIME), and the tests under load
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 SOAKTIME=$${SOAKTIME:-3600} TEST_WITHOUT="$(WITHOUT) docker" scripts/gotest -timeout 0 -run TestSoak ./e2e
 	@scripts/fuzz $${FUZZTIME:-3600}
 	@TEST_SOAK=1 TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 2h -run UnderLoad ./e2e
 

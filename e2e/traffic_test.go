@@ -211,7 +211,7 @@ func (s *site) workers() workers {
 }
 
 func (s *site) processes() (workers, error) {
-	answer, err := s.tell("m.sock", "show proc")
+	answer, err := s.tell("run/m.sock", "show proc")
 	if err != nil {
 		return workers{}, err
 	}
@@ -248,7 +248,7 @@ func (s *site) noReload(since workers) {
 // servers are the servers of a service as they are in HAProxy: address, weight and, if it gets no new
 // requests, "disabled".
 func (s *site) servers(a app) ([]string, error) {
-	answer, err := s.tell("r.sock", "show servers state be_"+a.service)
+	answer, err := s.tell("run/r.sock", "show servers state be_"+a.service)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -20,6 +21,9 @@ import (
 
 // worlds counts the worlds of this run, so that each has an address of its own.
 var worlds atomic.Int32
+
+// elsewhere is an address that is no host's.
+const elsewhere = "192.0.2.1"
 
 // world is one host as a test sees it.
 type world struct {
@@ -71,6 +75,7 @@ func emptyWorld(t *testing.T) *world {
 		T: t, ctx: t.Context(), dir: dir, registry: embedded, bin: "haproxy",
 		addr: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()%64, os.Getpid()/64%250, n),
 		run:  runName("w" + strconv.Itoa(n)),
+		host: elsewhere,
 	}
 	t.Cleanup(w.end)
 	return w
@@ -123,11 +128,13 @@ func (w *world) at(port int) string      { return w.addr + ":" + strconv.Itoa(po
 func (w *world) httpAddr() string        { return w.at(8080) }
 func (w *world) adminAddr() string       { return w.at(7070) }
 func (w *world) path(file string) string { return filepath.Join(w.dir, file) }
-func (w *world) config() string          { return w.path("haproxy.cfg") }
+func (w *world) config() string          { return w.path("run/haproxy.cfg") }
+func (w *world) masterSocket() string    { return w.path("run/m.sock") }
+func (w *world) runtimeSocket() string   { return w.path("run/r.sock") }
 func (w *world) haproxyFlags() []string {
 	return []string{
-		"--haproxy-bin", w.bin, "--haproxy-config", w.config(), "--haproxy-master-socket", w.path("m.sock"),
-		"--haproxy-runtime-socket", w.path("r.sock"),
+		"--haproxy-bin", w.bin, "--haproxy-config", w.config(), "--haproxy-master-socket", w.masterSocket(),
+		"--haproxy-runtime-socket", w.runtimeSocket(),
 	}
 }
 
@@ -154,17 +161,22 @@ func (w *world) startProxy() {
 	w.proxy = w.start("haproxy", append([]string{"haproxy"}, w.haproxyFlags()...)...)
 }
 
-// startAgent starts the agent, and waits until a configuration is in force.
-func (w *world) startAgent() {
-	w.Helper()
+// agentArgs is the agent's command line.
+func (w *world) agentArgs() []string {
 	mode := "managed"
 	if w.external {
 		mode = "external"
 	}
-	w.agent = w.start("agent", append(append([]string{
+	return slices.Concat([]string{
 		"run", "--registry", w.registry, "--advertise", w.host, "--node", "here", "--state-dir", w.path("state"),
 		"--haproxy", mode, "--http-listen", w.httpAddr(), "--stats-listen", w.at(8405), "--admin", w.adminAddr(), "--log-format", "text",
-	}, w.haproxyFlags()...), w.extra...)...)
+	}, w.haproxyFlags(), w.extra)
+}
+
+// startAgent starts the agent, and waits until a configuration is in force.
+func (w *world) startAgent() {
+	w.Helper()
+	w.agent = w.start("agent", w.agentArgs()...)
 	w.until("the agent is ready", func() error { return w.get(w.adminAddr(), "/readyz", "").ok() })
 }
 

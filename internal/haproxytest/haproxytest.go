@@ -32,7 +32,7 @@ type T struct {
 // the test fails, unless TEST_WITHOUT names haproxy: then it is skipped.
 func Each(t *testing.T, test func(t T)) {
 	t.Helper()
-	for _, bin := range programs(t) {
+	for _, bin := range Programs(t) {
 		out, err := exec.Command(bin, "-v").Output() //nolint:noctx // prints a line
 		words := strings.Fields(string(out))
 		if err != nil || len(words) < 3 {
@@ -43,8 +43,8 @@ func Each(t *testing.T, test func(t T)) {
 	}
 }
 
-// programs are the paths of all HAProxys.
-func programs(t *testing.T) []string {
+// Programs are the paths of all HAProxys that [Each] runs tests with.
+func Programs(t *testing.T) []string {
 	t.Helper()
 	first, err := exec.LookPath("haproxy")
 	switch {
