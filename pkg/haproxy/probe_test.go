@@ -85,3 +85,31 @@ func TestTakenAddressIsSeenAfterAKill(t *testing.T) {
 		b.inStep(t, good)
 	})
 }
+
+// TestOwnAddressBesideMinimalFile: the file on disk may listen nowhere and HAProxy do, for it was started
+// before the file was put back after a reload that HAProxy's end had cut short. Its own addresses are not
+// another program's, and a text with them is loaded.
+func TestOwnAddressBesideMinimalFile(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		one := haproxytest.Server(t, "one")
+		for _, text := range []string{MinimalConfig(b.cfg), b.text("", "s1 "+one)} {
+			if err := os.WriteFile(b.cfg.Path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			kill := b.start(t)
+			haproxytest.Until(t, "haproxy to answer", func() bool { return Alive(t.Context(), b.cfg) == nil })
+			if got, want := (runtimeAPI{b.cfg.RuntimeSocket}).listensNowhere(t.Context()), text == MinimalConfig(b.cfg); got != want {
+				t.Errorf("listens nowhere: got %v, want %v with\n%s", got, want, text)
+			}
+			if text == MinimalConfig(b.cfg) {
+				kill()
+			}
+		}
+		if err := writeMinimal(b.cfg); err != nil {
+			t.Fatal(err)
+		}
+		b.run(t)
+		b.apply(t, b.text("    timeout http-request 9s\n", "s1 "+one))
+	})
+}

@@ -31,7 +31,7 @@ func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, 
 	if err := d.reloadable(ctx); err != nil {
 		return 0, err
 	}
-	held, known := d.listens()
+	held, known := d.listens(ctx)
 	c, err := d.candidate(ctx, want, held, known)
 	if err != nil {
 		return 0, err
@@ -59,13 +59,14 @@ func (d *Driver) reloadable(parent context.Context) error {
 	}
 }
 
-// listens is the text whose addresses HAProxy itself holds, if that is known for certain.
-func (d *Driver) listens() (files render.Files, known bool) {
+// listens is the text whose addresses HAProxy itself holds, if that is known for certain. That the file
+// on disk listens nowhere is no proof: HAProxy may have been started before that was put back.
+func (d *Driver) listens(ctx context.Context) (files render.Files, known bool) {
 	if d.running != nil {
 		return d.running, true
 	}
 	files, err := d.store.read(nil)
-	return files, err == nil && files[0].Text() == MinimalConfig(d.cfg)
+	return files, err == nil && files[0].Text() == MinimalConfig(d.cfg) && d.api.listensNowhere(ctx)
 }
 
 // candidate stages and judges a text, and remembers it if it is refused. held is what HAProxy listens

@@ -54,6 +54,13 @@ func parseInfo(answer string) (info, error) {
 	return i, nil
 }
 
+// listensNowhere tells whether the worker surely has no frontend.
+func (r runtimeAPI) listensNowhere(ctx context.Context) bool {
+	answer, err := ask(ctx, r.path, "show stat -1 1 -1")
+	rows := strings.Split(strings.TrimSpace(answer), "\n")
+	return err == nil && len(rows) == 1 && strings.HasPrefix(rows[0], "# pxname,")
+}
+
 // liveServer is one server as HAProxy runs it.
 type liveServer struct {
 	backend, name string
