@@ -119,7 +119,7 @@ func newSettings() *settings {
 // Groups of settings that commands have in common.
 var (
 	registrySettings = []string{"registry", "registry-ca", "registry-cert", "registry-key", "registry-user", "registry-password-file", "prefix"}
-	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "proxy-check", "haproxy-bin", "haproxy-runtime-socket"}
+	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "proxy-check", "haproxy-bin", "haproxy-config", "haproxy-runtime-socket"}
 	logSettings      = []string{"log-level", "log-format"}
 )
 
