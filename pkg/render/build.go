@@ -12,7 +12,8 @@ import (
 // decided alike are the same pointers in both, and cost a comparison.
 type builder struct {
 	settings Settings
-	records  []*record // sorted by name; nil before the first model
+	records  []*record       // sorted by name; nil before the first model
+	disputed map[string]bool // services of which two claimed the same when that was last decided
 	taken    map[uint16]string
 	routes   []Route
 	check    bool // HAProxy checks servers
@@ -72,7 +73,9 @@ func (b *builder) decideCheck() {
 	}
 }
 
-// update takes in the services of a catalog, and tells whether any claim came, went or changed.
+// update takes in the services of a catalog, and tells whether claims are to be decided anew: one came,
+// went or changed. The age of a service counts only where another one claims the same: the oldest
+// instance leaves with every rolling replacement.
 func (b *builder) update(services []*service.Service) (changed bool) {
 	records := make([]*record, 0, len(services))
 	old := b.records
@@ -89,7 +92,7 @@ func (b *builder) update(services []*service.Service) (changed bool) {
 			continue
 		}
 		r := &record{source: s, base: newService(s, b.settings.Node), claims: claimsOf(s)}
-		if known != nil && known.claims.equal(r.claims) {
+		if known != nil && known.claims.equal(r.claims) && (!b.disputed[s.Name] || known.claims.compare(r.claims) == 0) {
 			r.decision = known.decision
 		} else {
 			changed = true
@@ -110,6 +113,7 @@ func (b *builder) decide() {
 			r.decision, r.model = d, nil
 		}
 	}
+	b.disputed = j.disputed
 	b.routes = nil
 	for _, r := range b.records {
 		b.routes = append(b.routes, r.decision.routes...)

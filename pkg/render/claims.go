@@ -44,9 +44,9 @@ const anyHost = "*"
 
 func backendName(name string) string { return "be_" + name }
 
+// equal tells whether both claim the same. Who comes first is what compare says.
 func (c claims) equal(other claims) bool {
-	return c.mode == other.mode && c.empty == other.empty && c.listen == other.listen &&
-		slices.Equal(c.routes, other.routes) && compareLeads(c.lead, other.lead) == 0
+	return c.mode == other.mode && c.listen == other.listen && slices.Equal(c.routes, other.routes)
 }
 
 // compare orders claims: services that have instances before those that are only remembered, then
@@ -96,10 +96,11 @@ type judge struct {
 	taken    map[uint16]string // ports of others on this host
 	routes   map[string]string // key → service
 	ports    map[uint16]string // port → service
+	disputed map[string]bool   // services that claimed what another one claimed as well
 }
 
 func newJudge(s Settings, taken map[uint16]string) *judge {
-	return &judge{settings: s, own: s.ownPorts(), taken: taken, routes: map[string]string{}, ports: map[uint16]string{}}
+	return &judge{settings: s, own: s.ownPorts(), taken: taken, routes: map[string]string{}, ports: map[uint16]string{}, disputed: map[string]bool{}}
 }
 
 func (j *judge) decide(c claims) decision {
@@ -107,6 +108,7 @@ func (j *judge) decide(c claims) decision {
 	var why []string
 	for _, r := range c.routes {
 		if owner := j.routes[r.Key]; owner != "" {
+			j.disputed[owner], j.disputed[c.name] = true, true
 			why = append(why, fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or give both sidekick.service=%s to share the requests", r.Host+r.Path, owner, owner))
 			continue
 		}
@@ -114,6 +116,9 @@ func (j *judge) decide(c claims) decision {
 		d.routes = append(d.routes, r)
 	}
 	if c.listen != 0 {
+		if owner := j.ports[c.listen]; owner != "" {
+			j.disputed[owner], j.disputed[c.name] = true, true
+		}
 		if d.listenWhy = j.refuse(c.listen); d.listenWhy == "" {
 			d.listen = c.listen
 			j.ports[c.listen] = c.name

@@ -46,6 +46,7 @@ func anyValue(t *rapid.T) []byte {
 		"listen":  rapid.SampledFrom([]int{0, 0, 8080, 9000, 9001, 80, 65535, -1}).Draw(t, "listen"),
 		"scope":   anyOf(t, "scope", "", "", "node"),
 		"name":    anyOf(t, "name", "web-1"), "container": anyOf(t, "container", "3f2a91c0de12", ""),
+		"started": rapid.SampledFrom([]string{"2026-11-22T10:00:00Z", "2026-11-22T11:00:00Z"}).Draw(t, "started"),
 	}
 	options := map[string]string{}
 	for _, o := range [][]string{
