@@ -32,12 +32,23 @@ func (c Config) haproxyUser() int {
 // globals are the statements of a configuration's global sections.
 func globals(files render.Files) []line {
 	var all []line
-	for _, s := range parse(files[0].Text()) {
+	for _, s := range parse(mentioning(files[0], "global")) {
 		if s.kind == "global" {
 			all = append(all, s.lines...)
 		}
 	}
 	return all
+}
+
+// mentioning is the text of a file without the blocks that do not have the word and can be read by
+// themselves.
+func mentioning(f render.File, word string) string {
+	if slices.ContainsFunc(f.Blocks, func(b render.Block) bool { return opens(b.Text) == opensOther || !endsLine(b.Text) }) {
+		return f.Text()
+	}
+	return joined(slices.DeleteFunc(slices.Clone(f.Blocks), func(b render.Block) bool {
+		return !strings.Contains(b.Text, word) && !mayRule(b.Text)
+	}))
 }
 
 // drivable refuses a text with which HAProxy would be out of the driver's reach: a reload could be
