@@ -31,9 +31,14 @@ type proxyChange struct {
 // cost is what the commands cost HAProxy.
 func (p *proxyChange) cost() time.Duration {
 	cost := time.Duration(len(p.up)+len(p.down)) * commandCost
-	for _, c := range p.up {
-		if c.Op == OpAdd {
-			cost += time.Duration(len(p.before.servers)) * neighbourCost
+	neighbours := time.Duration(len(p.before.servers))
+	for _, c := range slices.Concat(p.up, p.down) {
+		switch c.Op {
+		case OpAdd:
+			cost += neighbours * neighbourCost
+		case OpRemove:
+			cost += neighbours * partingCost
+		default:
 		}
 	}
 	return cost

@@ -414,3 +414,36 @@ func FuzzPlan(f *testing.F) {
 		}
 	})
 }
+
+// TestPlanTakesTheCheaperWay: many changes at once are made by commands, but for those that HAProxy
+// would take longer for than for a reload (P11).
+func TestPlanTakesTheCheaperWay(t *testing.T) {
+	text := func(sections, from, to int) render.Files {
+		var b strings.Builder
+		b.WriteString("defaults d\n")
+		for n := range sections {
+			fmt.Fprintf(&b, "backend b%d from d\n", n)
+			for s := from; s < to; s++ {
+				fmt.Fprintf(&b, "server s%d 10.0.%d.%d:80\n", s, s/256, s%256)
+			}
+		}
+		return sectionBlocks(b.String())
+	}
+	for _, c := range []struct {
+		name            string
+		running, wanted render.Files
+		commands        int
+		reload          string
+	}{
+		{"a server added to each of 1,000 sections", text(1_000, 0, 9), text(1_000, 0, 10), 1_000, ""},
+		{"100 added to one section of 10,000", text(1, 0, 10_000), text(1, 0, 10_100), 100, ""},
+		{"2,000 added to one section of 10,000", text(1, 0, 10_000), text(1, 0, 12_000), 0, ReasonBatch},
+		{"1,000 removed of one section of 10,000", text(1, 0, 10_000), text(1, 1_000, 10_000), 1_000, ""},
+		{"nearly all of 10,000 removed", text(1, 0, 10_000), text(1, 9_900, 10_000), 0, ReasonBatch},
+	} {
+		cmds, reason := Plan(c.running, c.wanted, Capabilities{})
+		if len(cmds) != c.commands || reason.Kind != c.reload {
+			t.Errorf("%s: got %d commands and the reload %q, want %d and %q", c.name, len(cmds), reason.Kind, c.commands, c.reload)
+		}
+	}
+}
