@@ -77,8 +77,9 @@ once:
 	@case " $(WITHOUT) " in *" docker "*|*" haproxy "*) echo "left out on demand: the demo"; scripts/gotest -left-out demo;; \
 	  *) $(MAKE) -s demo ONCE=1;; esac
 
-bench: build ## how fast, beside a hand-made lower bound
-	@go run ./bench
+bench: build ## how fast, beside a hand-made lower bound, with HAProxy 2.6 and 3.0 (BENCH="-only driver,burst …")
+	@go run ./bench -haproxy haproxy:$$(scripts/images)/haproxy-3.0 $(BENCH)
+	@go test ./pkg/haproxy ./pkg/render -run '^$$' -bench 'Plan|Render' -benchtime 0.5s
 
 golden: ## write the expected files of the golden tests anew
 	@go test ./pkg/render/... ./cmd/sidekick/... -update

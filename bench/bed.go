@@ -29,6 +29,7 @@ const (
 // one), and small servers that say who they are.
 type bed struct {
 	dir, binary     string
+	program         string // HAProxy's
 	etcdAddr        string
 	agentFront      string
 	handFront       string
@@ -38,17 +39,18 @@ type bed struct {
 	servers         [2]netip.AddrPort
 	closers         []func()
 	handSocket      string
+	runtimeSocket   string
 	agentStats      string
 	handStats       string
 	agentConfigPath string
 }
 
-func newBed(ctx context.Context, binary string) (*bed, error) {
+func newBed(ctx context.Context, binary, program string) (*bed, error) {
 	dir, err := os.MkdirTemp("", "skb")
 	if err != nil {
 		return nil, err
 	}
-	b := &bed{dir: dir, binary: binary}
+	b := &bed{dir: dir, binary: binary, program: program, runtimeSocket: filepath.Join(dir, "r.sock")}
 	b.closers = append(b.closers, func() { os.RemoveAll(dir) })
 	addrs, err := freeAddresses(5)
 	if err != nil {
@@ -183,7 +185,7 @@ func answers(front string) string {
 func (b *bed) startAgent(ctx context.Context, docker string) (time.Duration, error) {
 	at := func(name string) string { return filepath.Join(b.dir, name) }
 	b.agentConfigPath = at("haproxy.cfg")
-	sockets := []string{"--haproxy-config", b.agentConfigPath, "--haproxy-master-socket", at("m.sock"), "--haproxy-runtime-socket", at("r.sock")}
+	sockets := []string{"--haproxy-config", b.agentConfigPath, "--haproxy-master-socket", at("m.sock"), "--haproxy-runtime-socket", b.runtimeSocket, "--haproxy-bin", b.program}
 	var err error
 	if b.haproxy, err = start(b.binary, append([]string{"haproxy"}, sockets...)...); err != nil {
 		return 0, err
@@ -227,7 +229,7 @@ func (b *bed) startByHand(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	began := time.Now()
-	if b.byHand, err = start("haproxy", "-W", "-f", filepath.Join(dir, "haproxy.cfg")); err != nil {
+	if b.byHand, err = start(b.program, "-W", "-f", filepath.Join(dir, "haproxy.cfg")); err != nil {
 		return 0, err
 	}
 	b.closers = append(b.closers, b.byHand.stop)
@@ -239,6 +241,6 @@ func (b *bed) startByHand(ctx context.Context) (time.Duration, error) {
 func (b *bed) byHandText(text string) string {
 	return strings.NewReplacer(
 		b.agentFront, b.handFront, b.agentStats, b.handStats,
-		filepath.Join(b.dir, "r.sock"), b.handSocket,
+		b.runtimeSocket, b.handSocket,
 	).Replace(text)
 }

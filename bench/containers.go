@@ -17,8 +17,8 @@ const containerHost = "whoami.bench"
 
 // benchContainers starts containers one by one, and measures the time from the moment that each
 // listens, by its own word, to the first answer that it gives through HAProxy.
-func benchContainers(ctx context.Context, binary, whoami string, count int, bound time.Duration) error {
-	b, err := newBed(ctx, binary)
+func benchContainers(ctx context.Context, binary, program, whoami string, count int, bound time.Duration) error {
+	b, err := newBed(ctx, binary, program)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"runtime/pprof"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -19,37 +22,118 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	binary := flag.String("sidekick", "bin/sidekick", "the program to measure")
-	rounds := flag.Int("rounds", 40, "changes measured by each way")
-	containers := flag.Int("containers", 10, "containers started; 0 leaves the engine out")
+	var o options
+	flag.StringVar(&o.binary, "sidekick", "bin/sidekick", "the program to measure")
+	flag.StringVar(&o.programs, "haproxy", "haproxy", "the programs of HAProxy to measure with, separated by colons")
+	flag.StringVar(&o.only, "only", "", "the parts to run, such as driver,burst; all if empty")
+	flag.IntVar(&o.rounds, "rounds", 40, "changes measured by each way")
+	flag.IntVar(&o.containers, "containers", 10, "containers started; 0 leaves the engine out")
+	profile := flag.String("cpuprofile", "", "a file for the profile of this program, in which the driver runs but for the part agent")
 	flag.Parse()
-	if err := run(ctx, *binary, *rounds, *containers); err != nil {
+	err := profiled(*profile, func() error { return run(ctx, o) })
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, binary string, rounds, containers int) error {
+// options are what the flags say.
+type options struct {
+	binary, programs, only string
+	rounds, containers     int
+}
+
+// profiled writes a profile of what is done, if a file is named.
+func profiled(path string, do func() error) error {
+	if path == "" {
+		return do()
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return err
+	}
+	defer pprof.StopCPUProfile()
+	return do()
+}
+
+// part is what can be measured by itself.
+type part struct {
+	name string
+	run  func(ctx context.Context, program string) error
+}
+
+func run(ctx context.Context, o options) error {
 	var bound time.Duration // of the smallest size, for containers
-	for _, size := range []int{100, 1_000, 10_000} {
-		hand, err := benchSize(ctx, binary, size, rounds)
+	parts := []part{
+		{"agent", func(ctx context.Context, program string) (err error) {
+			bound, err = benchAgent(ctx, o.binary, program, o.rounds)
+			return err
+		}},
+		{"driver", func(ctx context.Context, program string) error {
+			if err := benchDriver(ctx, program, 5*o.rounds, 10, 100, 1_000, 10_000); err != nil {
+				return err
+			}
+			return benchDriver(ctx, program, o.rounds/2, 100_000)
+		}},
+		{"reload", func(ctx context.Context, program string) error {
+			return benchReload(ctx, program, max(3, o.rounds/4), 1_000, 10_000)
+		}},
+		{"map", func(ctx context.Context, program string) error {
+			return benchMap(ctx, program, o.rounds, 100, 10_000)
+		}},
+		{"burst", benchBursts},
+		{"files", benchFiles},
+		{"traffic", benchTraffic},
+		{"containers", func(ctx context.Context, program string) error {
+			if o.containers == 0 || bound == 0 {
+				return nil
+			}
+			return benchContainers(ctx, o.binary, program, besides(o.binary, "whoami"), o.containers, bound)
+		}},
+	}
+	for _, program := range filepath.SplitList(o.programs) {
+		v, err := version(program)
 		if err != nil {
-			return fmt.Errorf("%d instances: %w", size, err)
+			return err
+		}
+		fmt.Printf("\n=== HAProxy %s\n", v)
+		for _, part := range parts {
+			if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
+				continue
+			}
+			began := time.Now()
+			if err := part.run(ctx, program); err != nil {
+				return fmt.Errorf("%s: %w", part.name, err)
+			}
+			fmt.Printf("  (%s: %.0f s)\n", part.name, time.Since(began).Seconds())
+		}
+	}
+	return nil
+}
+
+// benchAgent measures a whole agent at all sizes. It returns the median of the hand-made changes at
+// the smallest.
+func benchAgent(ctx context.Context, binary, program string, rounds int) (bound time.Duration, err error) {
+	for _, size := range []int{100, 1_000, 10_000} {
+		hand, err := benchSize(ctx, binary, program, size, rounds)
+		if err != nil {
+			return 0, fmt.Errorf("%d instances: %w", size, err)
 		}
 		if bound == 0 {
 			bound = hand
 		}
 	}
-	if containers == 0 {
-		return nil
-	}
-	return benchContainers(ctx, binary, besides(binary, "whoami"), containers, bound)
+	return bound, nil
 }
 
 // benchSize measures an agent beside the hand-made path with that many instances in etcd. It
 // returns the median of the hand-made changes.
-func benchSize(ctx context.Context, binary string, size, rounds int) (time.Duration, error) {
-	b, err := newBed(ctx, binary)
+func benchSize(ctx context.Context, binary, program string, size, rounds int) (time.Duration, error) {
+	b, err := newBed(ctx, binary, program)
 	if err != nil {
 		return 0, err
 	}
@@ -78,6 +162,11 @@ func benchSize(ctx context.Context, binary string, size, rounds int) (time.Durat
 		return 0, err
 	}
 	fmt.Printf("  %-48s %6.1f MB of its own, %.1f MB of program; %.1f MB at most\n", "memory of the agent", m.own, m.program, m.peak)
+	if size == 10_000 {
+		if err := b.steady(ctx); err != nil {
+			return 0, err
+		}
+	}
 	return quantile(hand, 0.5), nil
 }
 
