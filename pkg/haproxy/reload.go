@@ -96,6 +96,7 @@ func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool
 	if err != nil {
 		return candidate{}, err
 	}
+	go c.proxies()
 	d.provideStates(want)
 	if err := d.judge(ctx, c, d.foreign); err != nil {
 		return candidate{}, errors.Join(err, c.discard())
@@ -192,7 +193,7 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 func (d *Driver) exchange(ctx context.Context, c candidate, former processes) (words string, err error) {
 	pid, words, err := d.master.reload(ctx)
 	if err == nil {
-		if err = d.confirm(ctx, pid, c.files); err != nil {
+		if err = d.confirm(ctx, pid, c); err != nil {
 			err = fmt.Errorf("%w: %w", errUnconfirmed, err)
 		}
 	}
@@ -307,7 +308,7 @@ func (d *Driver) disk() render.Files {
 
 // confirm asks the worker that answers at the runtime socket whether it is the new one, and whether
 // it runs the servers of the text.
-func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error {
+func (d *Driver) confirm(ctx context.Context, pid int, c candidate) error {
 	var i info
 	for {
 		var err error
@@ -329,8 +330,8 @@ func (d *Driver) confirm(ctx context.Context, pid int, want render.Files) error 
 	if err != nil {
 		return err
 	}
-	d.learn(ctx, want[0].Text())
-	m := compare(want[0].Text(), live, d.can, d.isLeaving)
+	d.learn(ctx, c.files[0].Text())
+	m := hold(c.proxies(), live, d.can, d.isLeaving)
 	if m.reload != "" {
 		return errors.New("after the reload " + m.reload)
 	}

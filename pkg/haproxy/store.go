@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
@@ -87,7 +88,7 @@ func (s store) stage(files render.Files) (candidate, error) {
 	if err != nil {
 		return candidate{}, fmt.Errorf("stage the configuration: %w", err)
 	}
-	c := candidate{store: s, dir: dir, files: files}
+	c := candidate{store: s, dir: dir, files: files, proxies: sync.OnceValue(func() map[string]*proxy { return knownProxies(files[0].Text()) })}
 	for _, f := range files {
 		if err := os.WriteFile(s.at(dir, f.Name), []byte(f.Text()), 0o600); err != nil {
 			return candidate{}, errors.Join(fmt.Errorf("stage the configuration: %w", err), c.discard())
@@ -121,6 +122,9 @@ type candidate struct {
 	store store
 	dir   string
 	files render.Files
+	// proxies are those of the text. They are read while HAProxy checks it, for after its reload nothing
+	// is certain before they are held against what runs.
+	proxies func() map[string]*proxy
 }
 
 // check lets HAProxy judge the candidate.

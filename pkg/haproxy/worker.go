@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -186,11 +188,11 @@ type mismatch struct {
 // compare holds the running servers against a text. Servers that wait for their deletion are no
 // mismatch.
 func compare(text string, live []liveServer, can Capabilities, leaving func(target string) bool) mismatch {
-	var m mismatch
-	running := map[string]liveServer{}
-	for _, s := range live {
-		running[s.backend+"/"+s.name] = s
-	}
+	return hold(knownProxies(text), live, can, leaving)
+}
+
+// knownProxies are the proxies of a text, by name, without those that are for HAProxy to know.
+func knownProxies(text string) map[string]*proxy {
 	all := parse(text)
 	defaults := defaultsOf(all)
 	proxies := map[string]*proxy{}
@@ -198,13 +200,24 @@ func compare(text string, live []liveServer, can Capabilities, leaving func(targ
 		if !s.isProxy() {
 			continue
 		}
-		p := readProxy(s, defaults(s))
-		if p.off || p.doubtful { // what runs is for HAProxy to know
-			continue
+		if p := readProxy(s, defaults(s)); !p.off && !p.doubtful {
+			proxies[p.name] = p
 		}
-		proxies[p.name] = p
+	}
+	return proxies
+}
+
+// hold holds the running servers against the proxies of a text.
+func hold(proxies map[string]*proxy, live []liveServer, can Capabilities, leaving func(target string) bool) mismatch {
+	var m mismatch
+	running := map[string]liveServer{}
+	for _, s := range live {
+		running[s.backend+"/"+s.name] = s
+	}
+	for _, name := range slices.Sorted(maps.Keys(proxies)) {
+		p := proxies[name]
 		for i := range p.servers {
-			s, ok := running[p.name+"/"+p.servers[i].name]
+			s, ok := running[name+"/"+p.servers[i].name]
 			m.server(p, &p.servers[i], s, ok, can)
 		}
 	}
