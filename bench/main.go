@@ -1,8 +1,8 @@
 // Command bench measures what design budgets are about, each figure beside a lower bound made by
 // hand in the same run: the ratio means something on any machine, the times only on one.
 //
-// It starts its own etcd, HAProxy and agents on loopback from bin/sidekick, and ends them. Run it
-// by `make bench`.
+// It starts its own etcd, HAProxys and agents on loopback from bin/sidekick, and ends them. Run it
+// by `make bench`; ARCHITECTURE.md says what the parts are.
 package main
 
 import (
