@@ -69,6 +69,11 @@ func certificateCost(ctx context.Context, program string) (time.Duration, error)
 		return 0, err
 	}
 	defer p.process.stop()
+	return p.replaceCertificate(ctx, crt, pair)
+}
+
+// replaceCertificate is the cost of a certificate in place of another.
+func (p *proxy) replaceCertificate(ctx context.Context, crt string, pair []byte) (time.Duration, error) {
 	const times = 20
 	c, err := p.spent(ctx, func() error {
 		for range times {

@@ -66,9 +66,10 @@ type part struct {
 	run  func(ctx context.Context, program string) error
 }
 
-func run(ctx context.Context, o options) error {
+// parts are all of them, in their order.
+func parts(o options) []part {
 	var bound time.Duration // of the smallest size, for containers
-	parts := []part{
+	return []part{
 		{"agent", func(ctx context.Context, program string) (err error) {
 			bound, err = benchAgent(ctx, o.binary, program, o.rounds)
 			return err
@@ -95,13 +96,16 @@ func run(ctx context.Context, o options) error {
 			return benchContainers(ctx, o.binary, program, besides(o.binary, "whoami"), o.containers, bound)
 		}},
 	}
+}
+
+func run(ctx context.Context, o options) error {
 	for _, program := range filepath.SplitList(o.programs) {
 		v, err := version(program)
 		if err != nil {
 			return err
 		}
 		fmt.Printf("\n=== HAProxy %s\n", v)
-		for _, part := range parts {
+		for _, part := range parts(o) {
 			if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
 				continue
 			}

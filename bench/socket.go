@@ -27,28 +27,8 @@ func say(ctx context.Context, socket string, lines ...string) ([]string, error) 
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	var answers []string
-	var buf []byte
-	part := make([]byte, 64<<10)
-	exchange := func(lines []string) error {
-		if _, err := io.WriteString(conn, strings.Join(lines, "\n")+"\n"); err != nil {
-			return err
-		}
-		for range lines {
-			i := bytes.Index(buf, []byte(prompt))
-			for ; i < 0; i = bytes.Index(buf, []byte(prompt)) {
-				n, err := conn.Read(part)
-				if err != nil {
-					return err
-				}
-				buf = append(buf, part[:n]...)
-			}
-			answers = append(answers, strings.TrimSpace(string(buf[:i])))
-			buf = buf[i+len(prompt):]
-		}
-		return nil
-	}
-	if err := exchange([]string{"prompt"}); err != nil {
+	c := conversation{conn: conn}
+	if err := c.exchange("prompt"); err != nil {
 		return nil, err
 	}
 	for len(lines) > 0 {
@@ -56,12 +36,40 @@ func say(ctx context.Context, socket string, lines ...string) ([]string, error) 
 		for n < len(lines) && size+len(lines[n]) < portion {
 			size, n = size+len(lines[n])+1, n+1
 		}
-		if err := exchange(lines[:n]); err != nil {
+		if err := c.exchange(lines[:n]...); err != nil {
 			return nil, err
 		}
 		lines = lines[n:]
 	}
-	return answers[1:], nil
+	return c.answers[1:], nil
+}
+
+// conversation is a connection in prompt mode.
+type conversation struct {
+	conn    net.Conn
+	buf     []byte
+	answers []string
+}
+
+// exchange sends lines and reads as many answers.
+func (c *conversation) exchange(lines ...string) error {
+	if _, err := io.WriteString(c.conn, strings.Join(lines, "\n")+"\n"); err != nil {
+		return err
+	}
+	part := make([]byte, 64<<10)
+	for range lines {
+		i := bytes.Index(c.buf, []byte(prompt))
+		for ; i < 0; i = bytes.Index(c.buf, []byte(prompt)) {
+			n, err := c.conn.Read(part)
+			if err != nil {
+				return err
+			}
+			c.buf = append(c.buf, part[:n]...)
+		}
+		c.answers = append(c.answers, strings.TrimSpace(string(c.buf[:i])))
+		c.buf = c.buf[i+len(prompt):]
+	}
+	return nil
 }
 
 // must is say for commands that have to succeed.
