@@ -105,6 +105,7 @@ func (l *loop) audit(ctx context.Context) {
 type followed struct {
 	candidate candidate
 	epoch     int
+	unseen    int // see Driver
 	began     time.Time
 	err       error
 }
@@ -118,7 +119,7 @@ func (l *loop) follow(ctx context.Context) {
 	if l.running == nil || l.dirtied.IsZero() {
 		return
 	}
-	f := followed{epoch: l.epoch, began: time.Now()}
+	f := followed{epoch: l.epoch, unseen: l.unseen, began: time.Now()}
 	running, foreign := l.running, l.foreign
 	l.dirtied = time.Time{}
 	result := make(chan followed, 1)
@@ -147,7 +148,8 @@ func (l *loop) followed(ctx context.Context, f followed) {
 		l.report(err)
 		l.followHold, l.followFailed = time.Now().Add(retryMax), true
 	}
-	if err != nil && current {
+	// A reload that failed has put back what was there before, not what runs.
+	if err != nil && current || !current && l.running != nil && (l.onDisk == nil || !sameFiles(l.running, l.onDisk)) {
 		l.dirty()
 	}
 	if err == nil && current && l.followFailed {
@@ -173,6 +175,9 @@ func (d *Driver) keep(f followed) error {
 	}
 	d.onDisk, d.diskTime = f.candidate.files, time.Now()
 	d.prune()
+	if f.unseen != d.unseen {
+		return nil // what ran since cannot be read back: the next time
+	}
 	return d.store.writeApplied(f.candidate.files, d.worker)
 }
 

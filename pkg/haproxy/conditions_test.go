@@ -82,7 +82,7 @@ func TestConditionalServersAreNotDrift(t *testing.T) {
 		"defaults in one":         ".if 0\ndefaults\n default-server disabled\n.endif\nbackend b\n server s1 10.0.0.1:80\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := compare(text, live, Capabilities{}, func(string) bool { return false })
+			m := compare(text, live, Capabilities{}, nil)
 			if m.count != 0 || m.reload != "" || len(m.repair) > 0 {
 				t.Errorf("got %d differences, reload %q, repair %v, want none", m.count, m.reload, m.repair)
 			}

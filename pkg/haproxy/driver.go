@@ -35,6 +35,7 @@ type Driver struct {
 	onDisk   render.Files // what we last saw or put on disk, nil when not known
 	diskTime time.Time    // when we put it there
 	epoch    int          // changes whenever what is on disk must not be touched by earlier plans
+	unseen   int          // how often commands ran whose effect cannot be read back
 	dirtied  time.Time    // when running came to differ from the disk, zero when it does not
 	changed  time.Time    // when running changed last
 	unsure   bool         // the worker must be asked who it is before running is believed
@@ -207,10 +208,7 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 		return diff, 0, nil
 	}
 	cmds := diff.commands()
-	unseen := slices.ContainsFunc(cmds, Command.unseen)
-	if unseen {
-		d.store.dropApplied() // if we are killed, the next agent must not take this worker's text for known
-	}
+	unseen := d.before(cmds)
 	if err := d.change(ctx, cmds); err != nil {
 		former := d.running
 		d.forget(Reason{})
@@ -229,6 +227,17 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 		d.inForce(after, diff.reading)
 	}
 	return diff, len(cmds), nil
+}
+
+// before prepares for commands whose effect cannot be read back, and tells whether there are any: if we
+// are killed after them, the next agent must not take for known what this worker runs.
+func (d *Driver) before(cmds []Command) (unseen bool) {
+	unseen = slices.ContainsFunc(cmds, Command.unseen)
+	if unseen {
+		d.unseen++
+		d.store.dropApplied()
+	}
+	return unseen
 }
 
 // inForce notes what runs.
@@ -439,7 +448,7 @@ func (d *Driver) startable(ctx context.Context, held, want render.Files) error {
 func (d *Driver) resort(ctx context.Context, want render.Files, why error) {
 	switch {
 	case d.former != nil:
-		d.mend(ctx, d.former)
+		d.mend(ctx, d.former, nil)
 	case asRefused(why) != nil:
 		if err := d.reloadFromDisk(ctx, want); err != nil {
 			d.cfg.Log.WithError(err).Warn("the last good configuration cannot be loaded either")
@@ -453,8 +462,12 @@ func (d *Driver) compared(ctx context.Context, files render.Files) (mismatch, er
 	if err != nil {
 		return mismatch{}, err
 	}
-	m := compare(files[0].Text(), live, d.can, d.isLeaving)
-	return m, d.compareMaps(ctx, files, &m)
+	m := compare(files[0].Text(), live, d.can, d.leaving)
+	for _, target := range m.back {
+		delete(d.leaving, target) // nobody deletes it now, nor ends its sessions
+	}
+	err = d.compareMaps(ctx, files, &m)
+	return m, err
 }
 
 // compareMaps adds what maps hold otherwise than their files say.
@@ -483,33 +496,36 @@ func (d *Driver) compareMaps(ctx context.Context, files render.Files, m *mismatc
 }
 
 // catchUp brings a worker that runs something on the way from an earlier text to want, if that way
-// takes commands alone: what they have done so far can be seen.
+// takes commands alone: what they have done so far can be seen. Those whose effect cannot were not
+// among them.
 func (d *Driver) catchUp(ctx context.Context, want render.Files) (commands int, ok bool) {
 	if d.running != nil || d.former == nil || d.unknown.needed() {
 		return 0, false
 	}
-	if diff(d.former, want, d.can, nil).reason.needed() {
+	way := diff(d.former, want, d.can, nil)
+	if way.reason.needed() {
 		return 0, false
 	}
-	return d.mend(ctx, want)
+	unseen := slices.DeleteFunc(way.commands(), func(c Command) bool { return !c.unseen() })
+	return d.mend(ctx, want, unseen)
 }
 
-// mend makes servers and maps what a text says, if commands can, and notes that it is in force.
-func (d *Driver) mend(ctx context.Context, files render.Files) (commands int, ok bool) {
+// mend makes servers and maps what a text says, if commands can, runs those that are needed besides, and
+// notes that the text is in force.
+func (d *Driver) mend(ctx context.Context, files render.Files, besides []Command) (commands int, ok bool) {
 	m, err := d.compared(ctx, files)
 	if err != nil || m.reload != "" {
 		return 0, false
 	}
-	cmds := slices.Concat(m.repair, m.left)
-	if d.change(ctx, cmds) != nil {
+	cmds := slices.Concat(m.repair, m.left, besides)
+	d.before(besides)
+	if err := d.change(ctx, cmds); err != nil {
+		if len(besides) > 0 {
+			d.former = nil // nobody knows how far they came
+		}
 		return 0, false
 	}
 	d.inForce(files, nil)
 	d.dirty()
 	return len(cmds), true
-}
-
-func (d *Driver) isLeaving(target string) bool {
-	_, leaving := d.leaving[target]
-	return leaving
 }

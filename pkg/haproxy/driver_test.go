@@ -338,7 +338,7 @@ func (b *bench) inStep(tb testing.TB, text string) {
 		if err != nil {
 			return false
 		}
-		m := compare(text, live, Capabilities{}, func(string) bool { return false })
+		m := compare(text, live, Capabilities{}, nil)
 		return m.count == 0
 	})
 }

@@ -76,7 +76,7 @@ func (b *bench) shows(tb testing.TB) []string {
 	}
 	var all []string
 	for _, s := range live {
-		if !b.driver.isLeaving(s.backend + "/" + s.name) {
+		if b.driver.leaving[s.backend+"/"+s.name] == nil {
 			all = append(all, fmt.Sprintf("%+v", s))
 		}
 	}

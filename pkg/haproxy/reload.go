@@ -331,7 +331,7 @@ func (d *Driver) confirm(ctx context.Context, pid int, c candidate) error {
 		return err
 	}
 	d.learn(ctx, c.files[0].Text())
-	m := hold(c.proxies(), live, d.can, d.isLeaving)
+	m := hold(c.proxies(), live, d.can, d.leaving)
 	if m.reload != "" {
 		return errors.New("after the reload " + m.reload)
 	}

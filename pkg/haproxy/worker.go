@@ -183,11 +183,13 @@ type mismatch struct {
 	// left are servers that nobody wants and that are out of service: removed by a driver before us,
 	// they only wait for their deletion and are no mismatch.
 	left []Command
+	// back are servers that wait for their deletion and that the text has again.
+	back []string
 }
 
 // compare holds the running servers against a text. Servers that wait for their deletion are no
 // mismatch.
-func compare(text string, live []liveServer, can Capabilities, leaving func(target string) bool) mismatch {
+func compare(text string, live []liveServer, can Capabilities, leaving map[string]*departure) mismatch {
 	return hold(knownProxies(text), live, can, leaving)
 }
 
@@ -208,7 +210,7 @@ func knownProxies(text string) map[string]*proxy {
 }
 
 // hold holds the running servers against the proxies of a text.
-func hold(proxies map[string]*proxy, live []liveServer, can Capabilities, leaving func(target string) bool) mismatch {
+func hold(proxies map[string]*proxy, live []liveServer, can Capabilities, leaving map[string]*departure) mismatch {
 	var m mismatch
 	running := map[string]liveServer{}
 	for _, s := range live {
@@ -218,6 +220,7 @@ func hold(proxies map[string]*proxy, live []liveServer, can Capabilities, leavin
 		p := proxies[name]
 		for i := range p.servers {
 			s, ok := running[name+"/"+p.servers[i].name]
+			m.returns(p, &p.servers[i], leaving)
 			m.server(p, &p.servers[i], s, ok, can)
 		}
 	}
@@ -231,6 +234,19 @@ func (m *mismatch) reloadFor(why string) {
 	m.count++
 	if m.reload == "" {
 		m.reload = why
+	}
+}
+
+// returns looks at a server of the text that may be one that is waiting for its deletion.
+func (m *mismatch) returns(p *proxy, s *server, leaving map[string]*departure) {
+	target := p.name + "/" + s.name
+	gone := leaving[target]
+	switch {
+	case gone == nil:
+	case sameServer(gone.Command, addCommand(p.name, s)):
+		m.back = append(m.back, target)
+	default:
+		m.reloadFor(target + " still has sessions of when it had other words")
 	}
 }
 
@@ -287,8 +303,8 @@ func differentAddress(written, live string) bool {
 }
 
 // extra handles a running server that the text does not have.
-func (m *mismatch) extra(s liveServer, p *proxy, leaving func(string) bool) {
-	if p == nil || p.find(s.name) != nil || p.templates || leaving(s.backend+"/"+s.name) {
+func (m *mismatch) extra(s liveServer, p *proxy, leaving map[string]*departure) {
+	if p == nil || p.find(s.name) != nil || p.templates || leaving[s.backend+"/"+s.name] != nil {
 		return
 	}
 	mend := proxyChange{before: p, after: p}
