@@ -288,7 +288,7 @@ func (p place) open(set string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := p.root.Open(set)
+	dir, err := p.directory(set)
 	if err != nil {
 		return err
 	}
@@ -323,7 +323,7 @@ func (p place) point(set, link string) error {
 // sync makes the names last over a power loss.
 func (p place) sync() error {
 	return p.do("sync", ".", func() error {
-		dir, err := p.root.Open(".")
+		dir, err := p.directory(".")
 		if err != nil {
 			return err
 		}
@@ -359,12 +359,18 @@ func (p place) links() ([]string, error) {
 
 // list reads a directory.
 func (p place) list(name string) ([]fs.DirEntry, error) {
-	dir, err := p.root.Open(name)
+	dir, err := p.directory(name)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close() // only read
 	return dir.ReadDir(-1)
+}
+
+// directory opens a directory, and nothing that somebody put in its place: to open a pipe would wait for
+// its other end, for ever.
+func (p place) directory(name string) (*os.File, error) {
+	return p.root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 }
 
 // prune removes the sets that are not in force, and the links that lead to no file of the one that is.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -413,6 +414,47 @@ func TestDeepSetsAreLeftAlone(t *testing.T) {
 	}
 	if got, err := s.read(nil); err != nil || got[0].Text() != "ours" {
 		t.Errorf("read %v, %v, want ours", got, err)
+	}
+}
+
+// TestPipeInThePlaceOfASet: a neighbour that puts a pipe where a set was a moment ago holds nobody up: the
+// change fails and names it (P6).
+func TestPipeInThePlaceOfASet(t *testing.T) {
+	for _, verb := range []string{"open", "remove"} {
+		t.Run(verb, func(t *testing.T) {
+			s := store{path: filepath.Join(t.TempDir(), "haproxy.cfg")}
+			plant(t, put(s, files("former")))
+			pipe := make(chan string, 1)
+			var once sync.Once
+			s.step = func(words string, change func() error) error {
+				if set, ok := strings.CutPrefix(words, verb+" "); ok {
+					once.Do(func() {
+						plant(t, os.Rename(set, set+"-away"), syscall.Mkfifo(set, 0o600))
+						pipe <- set
+					})
+				}
+				return change()
+			}
+			done := make(chan error, 1)
+			go func() { done <- errors.Join(candidate{store: s, files: files("new")}.swap(), s.prune()) }()
+			set := <-pipe
+			haproxytest.Until(t, "the change to end", func() bool {
+				select {
+				case err := <-done:
+					if err == nil || !strings.Contains(err.Error(), set) {
+						t.Errorf("got %v, want an error with the path of the pipe", err)
+					}
+					return true
+				default:
+				}
+				// The other end of a pipe opens at once only if somebody waits, who then goes on.
+				if f, err := os.OpenFile(set, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+					f.Close()
+					t.Error("it waits for the other end of the pipe")
+				}
+				return false
+			})
+		})
 	}
 }
 
