@@ -36,16 +36,12 @@ func retryLoad(failures int) time.Duration {
 	}
 }
 
-// retry is how long a text that could not be loaded is left alone after that many failures.
-func (r *Refused) retry(failures int) time.Duration {
-	switch {
-	case !r.deadly:
-		return retryLoad(failures)
-	case failures == 1:
+// retryDeath is how long a text that HAProxy did not survive so many times is left alone.
+func retryDeath(deaths int) time.Duration {
+	if deaths == 1 {
 		return retryDeadly
-	default:
-		return retryKiller
 	}
+	return retryKiller
 }
 
 // refusal is the last text that was refused.
@@ -56,6 +52,7 @@ type refusal struct {
 	until     time.Time         // when that text is worth another try
 	servers   time.Time         // when it is with other servers
 	loads     int               // failed loads since the last good one, whatever was loaded
+	deaths    int               // loads of that structure that HAProxy did not survive
 	checks    int               // other refusals of that structure, in a row
 	made      time.Time
 }
@@ -94,13 +91,17 @@ func (r *refusal) note(want render.Files, err error) {
 	}
 	next := refusal{err: refused, text: want.Hash(), structure: structure(want), loads: r.loads, made: time.Now()}
 	if next.structure == r.structure {
-		next.checks = r.checks
+		next.deaths, next.checks = r.deaths, r.checks
 	}
 	now := next.made
 	switch stage := refused.Stage; {
 	case stage == StageReload:
 		next.loads++
-		next.until = now.Add(refused.retry(next.loads))
+		next.until = now.Add(retryLoad(next.loads))
+		if refused.deadly {
+			next.deaths++
+			next.until = now.Add(retryDeath(next.deaths))
+		}
 		next.servers = next.until
 	case stage == StageProbe:
 		next.until = now.Add(retryProbe)

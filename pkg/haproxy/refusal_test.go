@@ -71,6 +71,46 @@ func TestRefusalsHoldForAStructure(t *testing.T) {
 	}
 }
 
+// TestDeathsAreCountedByStructure: only what HAProxy did not survive twice is left alone as what kills it. A
+// text is not blamed for the failures of another one, nor for one that HAProxy survived (P7).
+func TestDeathsAreCountedByStructure(t *testing.T) {
+	text := func(global, server string) string {
+		return "global\n    " + global + "\nbackend b\n    server " + server + "\n"
+	}
+	type load struct {
+		text   string
+		deadly bool
+	}
+	killer, other := text("chroot /nonexistent", "s1 :1"), text("maxconn 7", "s1 :1")
+	tests := map[string]struct {
+		before []load
+		last   load
+		want   time.Duration
+	}{
+		"once":                    {nil, load{other, true}, retryDeadly},
+		"after another's failure": {[]load{{killer, false}}, load{other, true}, retryDeadly},
+		"after another's death":   {[]load{{killer, true}, {killer, true}}, load{other, true}, retryDeadly},
+		"after its own failure":   {[]load{{other, false}}, load{other, true}, retryDeadly},
+		"twice":                   {[]load{{killer, true}}, load{killer, true}, retryKiller},
+		"twice, other servers":    {[]load{{killer, true}}, load{text("chroot /nonexistent", "s2 :2"), true}, retryKiller},
+		"a failure between":       {[]load{{killer, true}, {killer, false}}, load{killer, true}, retryKiller},
+		"failure after a death":   {[]load{{killer, true}}, load{other, false}, retryLoad(2)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var r refusal
+				for _, l := range append(tt.before, tt.last) {
+					r.note(files(l.text), &Refused{Stage: StageReload, deadly: l.deadly})
+				}
+				if _, until := r.of(files(tt.last.text)); time.Until(until) != tt.want {
+					t.Errorf("left alone for %s, want %s", time.Until(until), tt.want)
+				}
+			})
+		})
+	}
+}
+
 // TestFailedLoadIsNotRepeated: a text that HAProxy cannot load stops all listeners for seconds, so it
 // is not loaded again for each change of its servers, which are put in force meanwhile (P7, P8).
 func TestFailedLoadIsNotRepeated(t *testing.T) {

@@ -213,7 +213,7 @@ func deadlyText(t *testing.T, bin string, managed bool) {
 			t.Fatal(err)
 		}
 		defer b.driver.release()
-		return b.driver.refusal.loads, b.driver.refusal.until
+		return b.driver.refusal.deaths, b.driver.refusal.until
 	}
 	haproxytest.Until(t, "the second try", func() bool { n, _ := refused(b); return n == 2 })
 	if _, until := refused(b); time.Until(until) < retryKiller/2 {
