@@ -31,7 +31,7 @@ func put(s store, want render.Files) error {
 	return errors.Join(candidate{store: s, files: want}.swap(), s.prune())
 }
 
-// leftOf are the hidden names beside a configuration but for the live link.
+// leftOf are the hidden names beside a configuration but for the live link and the note of its starts.
 func leftOf(tb testing.TB, path string) []string {
 	tb.Helper()
 	entries, err := os.ReadDir(filepath.Dir(path))
@@ -40,7 +40,7 @@ func leftOf(tb testing.TB, path string) []string {
 	}
 	var left []string
 	for _, e := range entries {
-		if name := e.Name(); name[0] == '.' && name != "."+filepath.Base(path)+".live" {
+		if name := e.Name(); name[0] == '.' && name != "."+filepath.Base(path)+".live" && name != filepath.Base(startsName(path)) {
 			left = append(left, name)
 		}
 	}

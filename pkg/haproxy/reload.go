@@ -352,6 +352,12 @@ func (d *Driver) note(files render.Files) {
 	if err := d.store.writeApplied(files, d.worker); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot note what is applied; the next start will reload once")
 	}
+	if d.cfg.Managed { // its starts are seen
+		return
+	}
+	if err := ran(d.cfg.Path, files); err != nil {
+		d.cfg.Log.WithError(err).Warn("cannot note that haproxy runs its configuration; if it is restarted often, it is set aside")
+	}
 }
 
 // grace is a context that outlives its parent's end by a short time and has a limit of its own.

@@ -2,12 +2,10 @@ package haproxy
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -23,10 +21,13 @@ const (
 
 // starts is what Prepare notes for the next one: how often HAProxy was started with a text, each time
 // soon after the last, and nobody saw it run. Whoever is about to become HAProxy cannot see how it ends.
+// So a text that the agent once saw it run is not counted: where nobody looks, a HAProxy that is stopped
+// and started a few times is like one that ends by itself.
 type starts struct {
-	Text  string    `json:"text"` // its hash
-	Count int       `json:"count"`
-	Last  time.Time `json:"last"`
+	Text  string    `json:"text,omitempty"` // its structure's hash
+	Count int       `json:"count,omitempty"`
+	Last  time.Time `json:"last,omitzero"`
+	Ran   string    `json:"ran,omitempty"` // the structure's hash of the last text that was seen to run
 }
 
 // startsName is where that is kept: beside the configuration, where both HAProxy's user and the agent's
@@ -41,19 +42,28 @@ func (c Config) survivable(ctx context.Context, files render.Files) error {
 	if err := c.vacant(ctx, files); err != nil {
 		return err
 	}
-	sum := sha256.Sum256([]byte(files[0].Text()))
-	next := starts{Text: hex.EncodeToString(sum[:]), Count: 1, Last: time.Now()}
-	if last := readStarts(c.Path); last.Text == next.Text && next.Last.Sub(last.Last).Abs() < startsApart {
-		next.Count = last.Count + 1
+	note := readStarts(c.Path)
+	next := starts{Text: startText(files), Count: 1, Last: time.Now(), Ran: note.Ran}
+	if next.Text == note.Ran || files[0].Text() == MinimalConfig(c) {
+		return nil
 	}
-	if next.Count > startsMost && files[0].Text() != MinimalConfig(c) {
+	if next.Text == note.Text && next.Last.Sub(note.Last).Abs() < startsApart {
+		next.Count = note.Count + 1
+	}
+	if next.Count > startsMost {
 		started(c.Path) //nolint:errcheck // then the text gets no further start
 		return &Refused{Stage: StageStart, Words: fmt.Sprintf(
 			"haproxy ended soon after each of its last %d starts with it: its log has the reason", startsMost)}
 	}
-	// Without the note HAProxy is only started again and again.
-	atomicfile.Write(startsName(c.Path), 0o644, func(w io.Writer) error { return json.NewEncoder(w).Encode(next) }) //nolint:errcheck // as said
+	next.write(c.Path) //nolint:errcheck // without the note HAProxy is only started again and again
 	return nil
+}
+
+// startText tells texts apart: other servers make none that HAProxy starts with out of one that it does
+// not.
+func startText(files render.Files) string {
+	sum := structure(files[:1])
+	return hex.EncodeToString(sum[:])
 }
 
 // vacant refuses a configuration that asks for an address that another program has, and goes on having.
@@ -78,5 +88,24 @@ func readStarts(path string) starts {
 	return s
 }
 
+func (s starts) write(path string) error {
+	return atomicfile.Write(startsName(path), 0o644, func(w io.Writer) error { return json.NewEncoder(w).Encode(s) })
+}
+
 // started forgets the starts: HAProxy answers, or another text takes the place of the one that was counted.
-func started(path string) error { return os.Remove(startsName(path)) }
+func started(path string) error {
+	note := readStarts(path)
+	if note.Count == 0 {
+		return nil
+	}
+	return starts{Ran: note.Ran}.write(path)
+}
+
+// ran notes that HAProxy was seen to run a text.
+func ran(path string, files render.Files) error {
+	text := startText(files)
+	if readStarts(path).Ran == text {
+		return nil
+	}
+	return starts{Ran: text}.write(path)
+}

@@ -1,7 +1,9 @@
 package haproxy
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -128,13 +130,44 @@ func TestGoodTextIsNotSetAside(t *testing.T) {
 		for i := range 2*startsMost + 2 {
 			haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
 			b.untilInStep(t)
-			haproxytest.Until(t, "the start to be forgotten", func() bool { return readStarts(b.cfg.Path) == starts{} })
+			haproxytest.Until(t, "the start to be forgotten", func() bool { return readStarts(b.cfg.Path).Count == 0 })
 			if _, err := os.Stat(b.cfg.Path + ".refused"); err == nil {
 				t.Fatalf("start %d: a good text was set aside", i)
 			}
 			n := times()
 			kill()
 			haproxytest.Until(t, "haproxy to be started again", func() bool { return times() > n && Alive(t.Context(), b.cfg) == nil })
+		}
+	})
+}
+
+// TestRestartedWithoutAnAgent: a text that HAProxy was seen to run stays, however often it is stopped and
+// started while no agent is there to see it; one that nobody saw is still counted (P6).
+func TestRestartedWithoutAnAgent(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		end := b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one))
+		b.apply(t, b.text("", "s2 "+one)) // by commands: the file follows
+		if err := b.stop(); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		for range startsMost + 2 {
+			end()
+			end = b.start(t) // it fails if a text is refused
+			haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		}
+		end()
+		other := ending(b.text("", "s1 "+one), "    maxconn 77\n")
+		if err := os.WriteFile(b.cfg.Path, []byte(other), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for i := range startsMost + 1 {
+			if err := Prepare(t.Context(), b.cfg); (asRefused(err) != nil) != (i == startsMost) {
+				t.Errorf("start %d with another text: %v", i+1, err)
+			}
 		}
 	})
 }
@@ -157,16 +190,19 @@ func TestStartsAreCounted(t *testing.T) {
 			t.Errorf("the minimal text: %v", err)
 		}
 	}
+	if err := start("b"); err != nil {
+		t.Fatal(err)
+	}
 	long := starts{Text: readStarts(cfg.Path).Text, Count: 100, Last: time.Now().Add(-startsApart)}
 	for name, text := range map[string]string{"long ago": jsonOf(t, long), "garbage": "{", "empty": ""} {
 		if err := os.WriteFile(startsName(cfg.Path), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := start(MinimalConfig(cfg)); err != nil || readStarts(cfg.Path).Count != 1 {
+		if err := start("b"); err != nil || readStarts(cfg.Path).Count != 1 {
 			t.Errorf("%s: got %v and %+v, want a first start", name, err, readStarts(cfg.Path))
 		}
 	}
-	if err := started(cfg.Path); err != nil {
+	if err := os.Remove(startsName(cfg.Path)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(startsName(cfg.Path), 0o700); err != nil {

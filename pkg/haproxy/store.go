@@ -225,7 +225,7 @@ var tempName = regexp.MustCompile(`\.[0-9]+$`)
 
 // tidy removes candidates, sets and unfinished files that a crash left.
 func (s store) tidy() error {
-	return errors.Join(s.tidyWork(), s.prune(), unfinished(s.path), unfinished(s.path+refusedSuffix), unfinished(s.note()))
+	return errors.Join(s.tidyWork(), s.prune(), unfinished(s.path), unfinished(s.path+refusedSuffix), unfinished(startsName(s.path)), unfinished(s.note()))
 }
 
 // tidyWork removes the candidates in the directory of our own.
