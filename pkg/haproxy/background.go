@@ -192,4 +192,5 @@ func (l *loop) finish(ctx context.Context) {
 	if l.following != nil {
 		l.followed(ctx, <-l.following)
 	}
+	l.asking <- struct{}{} // who asks has ended
 }

@@ -83,6 +83,7 @@ type loop struct {
 	deleteEvery time.Duration
 	lookAt      time.Time
 	auditAt     time.Time
+	asking      chan struct{} // holds one token while old workers are asked for their memory
 
 	following    chan followed // not nil while a candidate is being checked
 	followAt     time.Time
@@ -93,7 +94,7 @@ type loop struct {
 
 func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 	now := time.Now()
-	l := &loop{Driver: d, backoff: retryMin, lookAt: now, auditAt: now.Add(auditEvery)}
+	l := &loop{Driver: d, backoff: retryMin, lookAt: now, auditAt: now.Add(auditEvery), asking: make(chan struct{}, 1)}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {

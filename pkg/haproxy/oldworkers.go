@@ -13,18 +13,29 @@ import (
 // never answers for one that is gone.
 const memoryLimit = 500 * time.Millisecond
 
-// countOld makes it visible how many old workers there are, and what they hold. What cannot be found
-// out stays as it was.
-func (d *Driver) countOld(ctx context.Context, p processes) {
-	ctx, cancel := context.WithTimeout(ctx, memoryLimit)
-	defer cancel()
-	bytes, err := d.master.memory(ctx, p.old())
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.view.OldWorkers = len(p.old())
-	if err == nil {
-		d.view.OldWorkersMemory = bytes
+// countOld makes it visible how many old workers there are, and what they hold as soon as they have told
+// it: one may hang, and no change waits for that. What cannot be found out stays as it was.
+func (l *loop) countOld(ctx context.Context, p processes) {
+	l.mu.Lock()
+	l.view.OldWorkers = len(p.old())
+	l.mu.Unlock()
+	select {
+	case l.asking <- struct{}{}:
+	default: // the last question is not answered yet
+		return
 	}
+	go func() {
+		defer func() { <-l.asking }()
+		ctx, cancel := context.WithTimeout(ctx, memoryLimit)
+		defer cancel()
+		bytes, err := l.master.memory(ctx, p.old())
+		if err != nil {
+			return
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.view.OldWorkersMemory = bytes
+	}()
 }
 
 // memory is how many bytes these workers hold for their connections. They are asked by way of the

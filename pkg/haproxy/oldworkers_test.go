@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -92,6 +93,43 @@ func TestMemoryOfEndedWorkers(t *testing.T) {
 			return err == nil && got > 0
 		})
 	})
+}
+
+// TestHungOldWorkerHoldsNothingUp: the loop goes on while an old worker is asked for its memory. Here it
+// answers only when the loop has gone on (P8).
+func TestHungOldWorkerHoldsNothingUp(t *testing.T) {
+	path := filepath.Join(haproxytest.Dir(t), "master.sock")
+	socket, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	goneOn := make(chan struct{})
+	defer close(goneOn)
+	go func() {
+		for {
+			c, err := socket.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadAll(c)
+			<-goneOn
+			io.WriteString(c, "Name: HAProxy\nPoolAlloc_bytes: 77\n")
+			c.Close()
+		}
+	}()
+	l := &loop{Driver: &Driver{master: masterCLI{path}}, asking: make(chan struct{}, 1)}
+	haproxytest.Until(t, "the memory to be known", func() bool {
+		l.countOld(t.Context(), processes{workers: []process{{pid: 1}, {pid: 2, reloads: 1}}})
+		select {
+		case goneOn <- struct{}{}:
+		default: // nobody has asked yet
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.view.OldWorkers == 1 && l.view.OldWorkersMemory == 77
+	})
+	l.asking <- struct{}{} // the end is waited for
 }
 
 // TestBoundlessOldWorkers: whoever bounds old workers neither in age nor in number is told once (F10).
