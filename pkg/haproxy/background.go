@@ -122,6 +122,7 @@ func (l *loop) follow(ctx context.Context) {
 	f := followed{epoch: l.epoch, unseen: l.unseen, began: time.Now()}
 	running, foreign := l.running, l.foreign
 	l.dirtied = time.Time{}
+	l.provideStates(running)
 	result := make(chan followed, 1)
 	l.following = result
 	go func() {

@@ -309,6 +309,26 @@ func TestHostileStateFile(t *testing.T) {
 	}
 }
 
+// TestFileFollowsBesideAPipe: nor does the check wait for it when the file follows what commands did (P6, P7).
+func TestFileFollowsBesideAPipe(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.stateful(b.text("", "s1 "+one)))
+		plant(t, os.Remove(b.statePath()), syscall.Mkfifo(b.statePath(), 0o600))
+		want := b.stateful(b.text("", "s1 "+one+" weight 7"))
+		if res := b.apply(t, want); res.How != HowRuntime {
+			t.Fatalf("got %+v, want commands", res)
+		}
+		haproxytest.Until(t, "the file to follow", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == want
+		})
+	})
+}
+
 // TestStateFileThatIsOurs: only a file beside the configuration with a name of its own is written.
 func TestStateFileThatIsOurs(t *testing.T) {
 	s := store{path: "/run/x/haproxy.cfg"}
