@@ -42,6 +42,7 @@ type Driver struct {
 	leaving  map[string]*departure
 	reloaded time.Time // when the last reload was made or its text refused
 	resorted time.Time // when the last good text was loaded for want of the wanted one
+	leaveAt  time.Time // for a HAProxy that does not run, no text is left earlier
 	refusal  refusal
 	foreign  bool // another version than our own runs, so that the check is no proof
 	warned   bool // that old workers are not bounded
@@ -403,6 +404,10 @@ func (d *Driver) ownVersion(ctx context.Context) string {
 	return ""
 }
 
+// leaveShare bounds what is spent on texts for a HAProxy that does not run, each of which costs a check and
+// a write of everything: 1/10 of a core while changes go on.
+const leaveShare = 10
+
 // leaveForStart puts want on disk for a HAProxy that does not run, so that it starts with it, and says
 // why it may not. A managed one is first started with what was last in force.
 func (d *Driver) leaveForStart(ctx context.Context, want render.Files) error {
@@ -421,6 +426,11 @@ func (d *Driver) leaveForStart(ctx context.Context, want render.Files) error {
 	if disk != nil && sameFiles(disk, want) {
 		return d.startable(ctx, held, want)
 	}
+	began := time.Now()
+	if began.Before(d.leaveAt) {
+		return nil // the next attempt that is not too early does it
+	}
+	defer func() { d.leaveAt = began.Add(leaveShare * time.Since(began)) }()
 	c, err := d.candidate(ctx, want, held, true)
 	if err != nil {
 		return err

@@ -85,6 +85,28 @@ func TestExternalStartAndStop(t *testing.T) {
 	})
 }
 
+// TestChangesWithoutHAProxy: while HAProxy is not there, many changes are not a check and a write of
+// everything each; the last text is on disk for its start all the same (P6, P8).
+func TestChangesWithoutHAProxy(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		checks, _ := checker(t, b)
+		b.run(t)
+		const changes = 40
+		text := func(i int) string { return b.text("    # nonsense\n", fmt.Sprintf("s1 127.0.0.1:9 weight %d", i+1)) }
+		for i := range changes {
+			b.send(t, text(i))
+		}
+		haproxytest.Until(t, "the last text to be on disk", func() bool {
+			got, err := os.ReadFile(b.cfg.Path)
+			return err == nil && string(got) == text(changes-1)
+		})
+		if got := checks(); got > changes/2 {
+			t.Errorf("%d checks for %d changes, want far fewer", got, changes)
+		}
+	})
+}
+
 // TestAdoptWithoutReload: a driver that is started anew finds its HAProxy and changes nothing (P2);
 // after that it uses the runtime path, also after a driver that was killed before the file followed.
 func TestAdoptWithoutReload(t *testing.T) {
