@@ -106,7 +106,7 @@ type followed struct {
 	candidate candidate
 	epoch     int
 	unseen    int // see Driver
-	began     time.Time
+	spent     time.Duration
 	err       error
 }
 
@@ -119,17 +119,19 @@ func (l *loop) follow(ctx context.Context) {
 	if l.running == nil || l.dirtied.IsZero() {
 		return
 	}
-	f := followed{epoch: l.epoch, unseen: l.unseen, began: time.Now()}
+	f := followed{epoch: l.epoch, unseen: l.unseen}
 	running, foreign := l.running, l.foreign
 	l.dirtied = time.Time{}
 	l.provideStates(running)
 	result := make(chan followed, 1)
 	l.following = result
 	go func() {
+		began := time.Now()
 		f.candidate, f.err = l.store.stage(running)
 		if f.err == nil {
 			f.err = l.judge(ctx, f.candidate, foreign)
 		}
+		f.spent = time.Since(began)
 		result <- f
 	}()
 }
@@ -137,13 +139,14 @@ func (l *loop) follow(ctx context.Context) {
 // followed puts the checked candidate in place, unless a reload was quicker.
 func (l *loop) followed(ctx context.Context, f followed) {
 	l.following = nil
-	l.followAfter = f.began.Add(followShare * time.Since(f.began))
 	if l.acquire(context.WithoutCancel(ctx)) != nil {
 		return
 	}
 	defer l.release()
 	current := f.epoch == l.epoch
+	began := time.Now()
 	err := l.keep(f)
+	l.followAfter = time.Now().Add(followShare * (f.spent + time.Since(began)))
 	if err != nil && ctx.Err() == nil {
 		l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs")
 		l.report(err)

@@ -282,3 +282,31 @@ func TestRefusedCommandStaysTheReason(t *testing.T) {
 		b.inStep(t, b.text("", "s1 "+one))
 	})
 }
+
+// TestFollowCountsTheSwap: the pause before the file follows again is as long for what the swap costs, for
+// which changes wait, as for what the check does.
+func TestFollowCountsTheSwap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const checking, writing = time.Second, 3 * time.Second
+		d, err := NewDriver(configFor(t, "haproxy"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.store.step = func(words string, change func() error) error {
+			if strings.HasPrefix(words, "write ") {
+				time.Sleep(writing)
+			}
+			return change()
+		}
+		c, err := d.store.stage(files("global\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.store = d.store
+		l := &loop{Driver: d}
+		l.followed(t.Context(), followed{candidate: c, epoch: d.epoch, spent: checking})
+		if got, want := time.Until(l.followAfter), followShare*(checking+writing); got != want {
+			t.Errorf("it follows again after %s, want %s", got, want)
+		}
+	})
+}
