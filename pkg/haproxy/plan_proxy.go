@@ -26,6 +26,7 @@ type proxyChange struct {
 	before, after *proxy
 	can           Capabilities
 	up, down      []Command
+	settled       *int // see lastSettled
 }
 
 // cost is what the commands cost HAProxy.
@@ -53,6 +54,9 @@ func (p *proxyChange) read() (why, kind string) {
 		if side.why != "" {
 			return side.why, ReasonServer
 		}
+	}
+	if !slices.Equal(p.kept(p.before), p.kept(p.after)) {
+		return "the order of servers differs, and it counts", ReasonServer
 	}
 	for i := range p.after.servers {
 		s := &p.after.servers[i]
@@ -129,8 +133,51 @@ func (p *proxyChange) add(s *server) string {
 	if why := s.addable(p.can); why != "" {
 		return "it is new and has " + why
 	}
+	if why := p.misplaced(s); why != "" {
+		return why
+	}
 	p.up = append(p.up, addCommand(p.after.name, s))
 	return ""
+}
+
+// misplaced says why a server that comes at run time would not get the place that its line has.
+// HAProxy puts it behind all others, and gives it the lowest id that is free.
+func (p *proxyChange) misplaced(s *server) string {
+	switch {
+	case !p.after.placed(s):
+		return ""
+	case p.after.byID && !s.has("id"):
+		return "it is new, has no id, and this way of balancing prefers servers by their ids"
+	case p.after.index[s.name] < p.lastSettled():
+		return "it is new, and its place before others counts"
+	}
+	return ""
+}
+
+// lastSettled is the place of the last server that was there before and whose place counts, -1 if
+// there is none.
+func (p *proxyChange) lastSettled() int {
+	if p.settled != nil {
+		return *p.settled
+	}
+	last := len(p.after.servers) - 1
+	for last >= 0 && (!p.after.placed(&p.after.servers[last]) || p.before.find(p.after.servers[last].name) == nil) {
+		last--
+	}
+	p.settled = &last
+	return last
+}
+
+// kept are the servers that there were and will be and whose place counts, in the order of one text.
+func (p *proxyChange) kept(in *proxy) []string {
+	var names []string
+	for i := range in.servers {
+		name := in.servers[i].name
+		if now := p.after.find(name); now != nil && p.before.find(name) != nil && p.after.placed(now) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // addCommand adds a server with all that its line and its defaults say.

@@ -211,6 +211,7 @@ type proxy struct {
 	others   []string // keys of all other statements in their order, the header first
 
 	dynamic       bool // the way of balancing allows servers to come and go
+	byID          bool // it prefers servers by their ids
 	dynamicCookie bool
 	namesServers  bool // use-server names servers
 	templates     bool // server-template makes servers that have no line
@@ -330,7 +331,8 @@ func readProxy(s section, in inherited) *proxy {
 			p.namesServers = true
 		}
 	}
-	p.dynamic, p.dynamicCookie, p.off = in.dynamicBalance(), in.dynamicCookie, in.off
+	p.dynamic, p.byID = in.dynamicBalance(), in.balance == "first"
+	p.dynamicCookie, p.off = in.dynamicCookie, in.off
 	if doubt := cmp.Or(s.doubt, in.doubt); doubt != "" {
 		p.why, p.doubtful = doubt, true
 	}
@@ -347,6 +349,13 @@ func (p *proxy) add(s server) {
 	}
 	p.index[s.name] = len(p.servers)
 	p.servers = append(p.servers, s)
+}
+
+// placed tells whether it counts where a server stands among others. The first backup that is up
+// serves alone, a static way of balancing makes its table in that order, and without ids of their
+// own servers get them in that order.
+func (p *proxy) placed(s *server) bool {
+	return !p.dynamic || s.why != "" || s.has("backup") || p.byID && !s.has("id")
 }
 
 // find returns the server of that name, nil if there is none.

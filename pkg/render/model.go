@@ -56,6 +56,7 @@ type Service struct {
 	StripPath string // the prefix to take off requests' paths; empty for none
 	Balance   string // HAProxy's algorithm, with its argument
 	Hash      bool   // Balance picks by a hash of the request, which should be a consistent one
+	NeedsID   bool   // Balance goes by the servers' numbers: each server line needs its id
 	RetryPost bool   // POST may be repeated after it was delivered
 	Check     bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts
 
@@ -73,7 +74,7 @@ type Service struct {
 // Server is an instance in the proxy's words.
 type Server struct {
 	Name     string     // one name stands for one address for ever
-	ID       uint32     // HAProxy's number for it, 1 to 2147483647, made of the name; hashes place servers by it
+	ID       uint32     // HAProxy's number for it, 1 to 2147483647, made of the name; hashes and "first" place servers by it
 	Address  netip.Addr // an IP
 	Port     uint16
 	Endpoint string // address and port, such as 10.0.0.5:80 or [::1]:80

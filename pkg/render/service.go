@@ -35,6 +35,7 @@ func newService(s *service.Service, node string) *Service {
 		m.StripPath = m.Path
 	}
 	m.Balance, m.Hash = balance(options["balance"], m.Mode)
+	m.NeedsID = m.Hash || m.Balance == "first"
 	m.place(s, node)
 	return m
 }
@@ -47,7 +48,7 @@ func (m *Service) place(s *service.Service, node string) {
 		server := newServer(i)
 		why := absent(s, i, node)
 		if why == "" {
-			why = seen.refuse(server, i, m.Hash)
+			why = seen.refuse(server, i, m.NeedsID)
 		}
 		if why == "" {
 			why = disabled(i)
@@ -68,9 +69,9 @@ type namesakes struct {
 	ids   map[uint32]*service.Instance
 }
 
-func (n *namesakes) refuse(server Server, i *service.Instance, needID bool) string {
+func (n *namesakes) refuse(server Server, i *service.Instance, needsID bool) string {
 	owner := n.names[server.Name]
-	if owner == nil && needID {
+	if owner == nil && needsID {
 		owner = n.ids[server.ID]
 	}
 	if owner != nil {
