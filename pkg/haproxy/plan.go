@@ -3,6 +3,7 @@ package haproxy
 import (
 	"cmp"
 	"crypto/sha256"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,7 @@ type difference struct {
 type reading struct {
 	whole    bool // the blocks cannot be read by themselves
 	defaults []section
+	tracked  tracked
 }
 
 // readBlocks looks through a whole text. Only what may hold defaults or conditions is read; blocks that
@@ -48,6 +50,7 @@ func readBlocks(f render.File) *reading {
 		for end < len(f.Blocks) && (!endsLine(f.Blocks[end-1].Text) || opens(f.Blocks[end].Text) != opensSection) {
 			end++
 		}
+		r.tracked.blocks(f.Blocks[begin:end])
 		if !slices.ContainsFunc(f.Blocks[begin:end], func(b render.Block) bool { return mayRule(b.Text) }) {
 			continue
 		}
@@ -229,6 +232,7 @@ type comparison struct {
 	before, after render.File
 	compared      bool            // sections were compared one by one
 	fresh         map[string]bool // names of those that only the wanted text has
+	tracked       tracked         // in the running text
 }
 
 // parts compares only the changed blocks. It gives up where a section depends on what stands in
@@ -252,7 +256,14 @@ func (c *comparison) parts(a, b []render.Block) bool {
 	if c.reading.whole {
 		return false
 	}
+	c.tracked = c.reading.tracked
 	c.sections(before, after, defaultsOf(c.reading.defaults))
+	var was, is tracked
+	was.blocks(a)
+	is.blocks(b)
+	if !maps.Equal(was, is) {
+		c.reading = nil // the next comparison finds out anew which servers are tracked
+	}
 	return true
 }
 
@@ -273,6 +284,7 @@ func (c *comparison) whole() {
 	case !slices.EqualFunc(only(before, "defaults"), only(after, "defaults"), sameLines):
 		c.reload(ReasonSection, "a defaults section differs")
 	default:
+		c.tracked.read(c.before.Text())
 		c.sections(before, after, defaultsOf(after))
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // proxy compares one proxy before and after. Either all of it is done by commands or nothing.
 func (c *comparison) proxy(before, after *proxy, text section) {
-	p := proxyChange{before: before, after: after, can: c.can}
+	p := proxyChange{before: before, after: after, can: c.can, tracked: c.tracked}
 	if why, kind := p.read(); why != "" {
 		c.reload(kind, after.id+": "+why)
 		return
@@ -25,6 +25,7 @@ func (c *comparison) proxy(before, after *proxy, text section) {
 type proxyChange struct {
 	before, after *proxy
 	can           Capabilities
+	tracked       tracked
 	up, down      []Command
 	settled       *int // see lastSettled
 }
@@ -115,6 +116,8 @@ func (p *proxyChange) adjust(was, s *server) string {
 	switch {
 	case was.disabled && !s.disabled:
 		p.up = append(p.up, p.command(OpEnable, s))
+	case !was.disabled && s.disabled && p.tracked.has(p.after.name, s.name):
+		return "others track it, which would go out of service with it"
 	case !was.disabled && s.disabled:
 		p.down = append(p.down, p.command(OpDisable, s))
 	}
@@ -202,6 +205,9 @@ func (p *proxyChange) remove(s *server) string {
 	}
 	if !safeName.MatchString(s.name) {
 		return "its name cannot be used at run time"
+	}
+	if p.tracked.has(p.before.name, s.name) {
+		return "others track it, which would go out of service with it"
 	}
 	c := addCommand(p.after.name, s) // the words tell whether it is the same server that comes back
 	c.Op, c.Drain = OpRemove, s.drain

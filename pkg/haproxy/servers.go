@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // option is one word of a server line with its argument, if it takes one.
@@ -364,4 +366,49 @@ func (p *proxy) find(name string) *server {
 		return &p.servers[i]
 	}
 	return nil
+}
+
+// tracked are the servers whose state others take over by the word "track", as the text names them:
+// by backend and name, or by the name alone in their own section. "" stands for all.
+type tracked map[string]bool
+
+// blocks adds those that blocks name. Only what may have the word is read.
+func (t *tracked) blocks(blocks []render.Block) {
+	if len(blocks) > 1 || len(blocks) == 1 && strings.Contains(blocks[0].Text, "track") {
+		t.read(joined(blocks))
+	}
+}
+
+// read adds those that a text names.
+func (t *tracked) read(text string) {
+	for raw := range strings.Lines(text) {
+		if !strings.Contains(raw, "track") {
+			continue
+		}
+		l := splitLine(raw)
+		switch word(l, 0) {
+		case "server", "server-template", "default-server":
+			t.line(l)
+		}
+	}
+}
+
+// line adds the server that a line names.
+func (t *tracked) line(l line) {
+	if *t == nil {
+		*t = tracked{}
+	}
+	if !l.plain {
+		(*t)[""] = true
+	}
+	for i, w := range l.words[1:] {
+		if w == "track" {
+			(*t)[word(l, i+2)] = true
+		}
+	}
+}
+
+// has tells whether a server is one of them.
+func (t tracked) has(backend, server string) bool {
+	return len(t) > 0 && (t[""] || t[server] || t[backend+"/"+server])
 }
