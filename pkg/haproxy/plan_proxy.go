@@ -136,6 +136,9 @@ func (p *proxyChange) add(s *server) string {
 	if why := s.addable(p.can); why != "" {
 		return "it is new and has " + why
 	}
+	if p.after.external && s.has("check") {
+		return "it is new, and haproxy cannot begin checks by a program at run time"
+	}
 	if why := p.misplaced(s); why != "" {
 		return why
 	}

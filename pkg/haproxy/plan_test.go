@@ -357,6 +357,8 @@ func TestPlan(t *testing.T) {
 		"static balance":            {old: line, also: [2]string{"balance roundrobin", "balance source"}, reload: "not dynamic"},
 		"hash that is consistent":   {old: line, also: [2]string{"balance roundrobin", "balance source\n    hash-type consistent"}, cmds: []string{"set server be_a/s2 state maint", "del server be_a/s2"}},
 		"balance from defaults":     {old: line, also: [2]string{"    mode http\n", "    mode http\n    balance static-rr\n"}, cmds: []string{"set server be_a/s2 state maint", "del server be_a/s2"}},
+		"checks by a program":       {old: line, new: line + "    server s3 10.0.0.3:80 check\n", also: [2]string{"    mode http\n", "    mode http\n    option external-check\n"}, reload: "checks by a program"},
+		"no check by a program":     {old: line, new: line + "    server s3 10.0.0.3:80 disabled\n", also: [2]string{"    balance", "    option external-check\n    balance"}, cmds: []string{"add server be_a/s3 10.0.0.3:80 weight 1" + pools}},
 		"use-server":                {old: line, also: [2]string{"    balance", "    use-server s1 if TRUE\n    balance"}, reload: "use-server"},
 		"default-server":            {old: line, new: line + "    server s3 10.0.0.3:80 inter 2s\n", also: [2]string{"    mode http\n", "    mode http\n    default-server check inter 5s weight 9\n"}, cmds: []string{"add server be_a/s3 10.0.0.3:80 check inter 2s weight 9" + pools, "enable health be_a/s3", "set server be_a/s3 state ready"}},
 		"default-server is unknown": {old: line, new: line + "    server s3 10.0.0.3:80\n", also: [2]string{"    mode http\n", "    mode http\n    default-server resolvers dns\n"}, reload: `"resolvers"`},

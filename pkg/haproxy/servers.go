@@ -220,6 +220,7 @@ type proxy struct {
 	off           bool // the whole section is disabled
 	takesStates   bool // of servers, from the global state file
 	checks        []string
+	external      bool // a program checks its servers
 	// doubtful means that only HAProxy knows which servers there are.
 	doubtful bool
 	why      string // why its servers cannot be changed by commands; "" if they can
@@ -233,6 +234,7 @@ type inherited struct {
 	dynamicCookie     bool
 	off               bool
 	takesStates       bool     // of servers, from the global state file
+	external          bool     // a program checks servers, as far as anybody knows
 	checks            []string // keys of the statements that tell how servers are checked
 	doubt             string   // why only HAProxy knows what is inherited
 }
@@ -284,6 +286,7 @@ func (in *inherited) read(l line) {
 	case "load-server-state-from-file":
 		in.takesStates = word(l, 1) == "global"
 	default:
+		in.external = in.external || word(l, 0) == "option" && (word(l, 1) == "external-check" || l.known < 2)
 		if key := l.key(); word(l, 0) == "mode" || strings.Contains(key, "check") || strings.Contains(key, "chk") {
 			in.checks = slices.Concat(in.checks, []string{key})
 		}
@@ -338,7 +341,7 @@ func readProxy(s section, in inherited) *proxy {
 	if doubt := cmp.Or(s.doubt, in.doubt); doubt != "" {
 		p.why, p.doubtful = doubt, true
 	}
-	p.takesStates, p.checks = in.takesStates, in.checks
+	p.takesStates, p.checks, p.external = in.takesStates, in.checks, in.external
 	for _, l := range servers {
 		p.add(readServer(l, in.options, in.why))
 	}
