@@ -118,7 +118,7 @@ func (c Command) fileLines() []string {
 func (c Command) addLines() []string {
 	words := append([]string{"add server", c.target(), c.Address}, c.Words...)
 	words = append(words, fmt.Sprintf("weight %d", c.Weight))
-	words = append(words, c.poolWords()...)
+	words = append(words, c.defaults()...)
 	lines := []string{strings.Join(words, " ")}
 	if c.has("check") {
 		lines = append(lines, "enable health "+c.target())
@@ -129,15 +129,21 @@ func (c Command) addLines() []string {
 	return lines
 }
 
-// poolWords are the defaults, in a file as well as at run time; only HAProxy 2.6 needs to hear them, or
-// a server that is added at run time never reuses its connections.
-func (c Command) poolWords() []string {
+// defaults are words that mean in a file what their lack does. Only HAProxy 2.6 needs to hear them: a
+// server that is added at run time never reused its connections, and fell at the second error that
+// it was observed to give.
+func (c Command) defaults() []string {
 	var words []string
-	if !c.has("pool-max-conn") {
-		words = append(words, "pool-max-conn -1")
+	add := func(word, arg string) {
+		if !c.has(word) {
+			words = append(words, word+" "+arg)
+		}
 	}
-	if !c.has("pool-purge-delay") {
-		words = append(words, "pool-purge-delay 5s")
+	add("pool-max-conn", "-1")
+	add("pool-purge-delay", "5s")
+	if c.has("observe") {
+		add("error-limit", "10")
+		add("on-error", "fail-check")
 	}
 	return words
 }
