@@ -223,3 +223,34 @@ func TestMapLaw(t *testing.T) {
 		}
 	})
 }
+
+// TestPlanFilesBesideOthers: a file that HAProxy reads although the configuration does not name it is no
+// unused one (P6).
+func TestPlanFilesBesideOthers(t *testing.T) {
+	file := func(name, text string) render.File {
+		return render.File{Name: name, Blocks: []render.Block{render.NewBlock("", text)}}
+	}
+	const crt, list = planBase + "frontend f\n bind :1 ssl crt x.pem\n", planBase + "frontend f\n bind :1 ssl crt-list l.list\n"
+	for name, c := range map[string]struct {
+		config, name, reload string
+		others               render.Files
+	}{
+		"status of a certificate":  {crt, "x.pem.ocsp", "beside a certificate", render.Files{file("x.pem", "c")}},
+		"key of a certificate":     {crt, "x.key", "beside a certificate", render.Files{file("x.pem", "c")}},
+		"part of a bundle":         {crt, "x.pem.rsa", "beside a certificate", nil},
+		"authority in a list":      {list, "clients.pem", "a crt-list names it", render.Files{file("x.pem", "c"), file("l.list", "x.pem [ca-file clients.pem verify required] a.example\n")}},
+		"with its path in a list":  {list, "x.pem", "a crt-list names it", render.Files{file("l.list", "/run/sidekick/x.pem a.example\n")}},
+		"in both ways in a list":   {list, "x.pem", "a crt-list names it", render.Files{file("l.list", "x.pem\n./x.pem a.example\n")}},
+		"module of a script":       {"global\n lua-load main.lua\n" + planBase, "helpers.lua", "Lua", render.Files{file("main.lua", "local h = require('helpers')\n")}},
+		"named by an unknown file": {planBase, "x.txt", "another file names it", render.Files{file("y.txt", "x.txt")}},
+		"for another program":      {crt, "targets.json", "", render.Files{file("x.pem", "c")}},
+	} {
+		set := func(text string) render.Files {
+			return slices.Concat(files(c.config), c.others, render.Files{file(c.name, text)})
+		}
+		cmds, reason := Plan(set("old\n"), set("new\n"), Capabilities{})
+		if len(cmds) > 0 || reason.needed() != (c.reload != "") || !strings.Contains(reason.Detail, c.reload) {
+			t.Errorf("%s: got %v, %+v, want the reason %q", name, cmds, reason, c.reload)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 type use struct {
 	maps  []string // the methods by which it is looked up as a map
 	crt   bool     // as a certificate, of a bind line or a crt-list
-	list  bool     // as a crt-list
+	lists bool     // as a crt-list
 	other string   // in a way that only a reload can follow; "" if in none
 	lines []string // keys of the statements that name it
 }
@@ -35,7 +35,7 @@ func (u use) kind() string {
 	if u.crt {
 		kind += useCertificate
 	}
-	if u.list {
+	if u.lists {
 		kind += useList
 	}
 	return kind
@@ -54,24 +54,89 @@ var directories = regexp.MustCompile(`\b(?:crt|crt-base|ca-base|ca-file|ca-verif
 // singleFile are the usual names of files, which are no directories.
 var singleFile = regexp.MustCompile(`\.(?:pem|crt|cer|cert|ca|lua)$`)
 
+// besides are the usual endings of files that HAProxy reads beside a certificate without their being
+// named: its key, what goes with it, and the parts of a bundle.
+var besides = regexp.MustCompile(`\.(?:key|ocsp|issuer|sctl|rsa|dsa|ecdsa)$`)
+
 // usesOf finds out how the files use one of them.
 func usesOf(files render.Files, name string) use {
+	u := namedIn(files[0], name)
+	for _, f := range files[1:] {
+		if f.Name != name && has(f, name) && inList(files[0], f.Name) {
+			u.list(f.Text(), name)
+		}
+	}
+	if u.kind() == useNothing && u.other == "" {
+		u.other = loadersOf(files[0]).mayRead(files, name)
+	}
+	return u
+}
+
+// namedIn finds out how a configuration uses a file.
+func namedIn(configuration render.File, name string) use {
 	var u use
-	for _, l := range linesAbout(files[0], name) {
+	for _, l := range linesAbout(configuration, name) {
 		u.read(l, name)
 		if !l.plain && loads.MatchString(l.raw) {
 			u.other = "a variable may name it"
 		}
 	}
-	for _, f := range files[1:] {
-		if strings.Contains(f.Text(), name) && certificatesOf(readList(f.Text()))[name] && inList(files[0], f.Name) {
-			u.crt = true
+	return u
+}
+
+// has tells whether a file holds some text.
+func has(f render.File, text string) bool {
+	return slices.ContainsFunc(f.Blocks, func(b render.Block) bool { return strings.Contains(b.Text, text) })
+}
+
+// list takes a crt-list that may name the file as a certificate, or in another way.
+func (u *use) list(text, name string) {
+	for _, l := range readList(text) {
+		rest := l.text
+		if l.certificate == name {
+			u.crt, rest = true, strings.TrimPrefix(rest, name)
+		}
+		if mentions(rest, name) {
+			u.other = "a crt-list names it as in " + l.text
 		}
 	}
-	if u.kind() == useNothing && u.other == "" && ofDirectory(files) {
-		u.other = "haproxy may read it with its directory"
+}
+
+// loaders is by what a configuration makes HAProxy read files that it does not name.
+type loaders struct {
+	lua, certificates bool
+	directories       []string // or files, by their names alone
+}
+
+func loadersOf(configuration render.File) loaders {
+	var l loaders
+	for _, b := range configuration.Blocks {
+		l.lua = l.lua || strings.Contains(b.Text, "lua-")
+		l.certificates = l.certificates || strings.Contains(b.Text, "crt")
+		for _, m := range directories.FindAllStringSubmatch(b.Text, -1) {
+			l.directories = append(l.directories, m[1])
+		}
 	}
-	return u
+	return l
+}
+
+// mayRead says why HAProxy may read a file that the configuration does not name, "" if it does not.
+func (l loaders) mayRead(files render.Files, name string) (why string) {
+	set := byName(files[1:])
+	switch {
+	case l.lua:
+		return "a Lua script may read it"
+	case l.certificates && besides.MatchString(name):
+		return "haproxy may read it beside a certificate"
+	case slices.ContainsFunc(files[1:], func(f render.File) bool { return f.Name != name && has(f, name) }):
+		return "another file names it"
+	case slices.ContainsFunc(l.directories, func(path string) bool {
+		_, ours := set[path]
+		return !ours && !singleFile.MatchString(path)
+	}):
+		return "haproxy may read it with its directory"
+	}
+	return ""
 }
 
 // linesAbout are the lines of a configuration that may name a file: those of blocks with its name, or
@@ -99,17 +164,6 @@ func linesAbout(configuration render.File, name string) []line {
 func inList(configuration render.File, name string) bool {
 	return slices.ContainsFunc(configuration.Blocks, func(b render.Block) bool {
 		return strings.Contains(b.Text, "crt-list") && strings.Contains(b.Text, name)
-	})
-}
-
-// ofDirectory tells whether the configuration names what may be a directory of such files.
-func ofDirectory(files render.Files) bool {
-	set := byName(files[1:])
-	return slices.ContainsFunc(files[0].Blocks, func(b render.Block) bool {
-		return slices.ContainsFunc(directories.FindAllStringSubmatch(b.Text, -1), func(m []string) bool {
-			_, ours := set[m[1]]
-			return !ours && !singleFile.MatchString(m[1])
-		})
 	})
 }
 
@@ -143,7 +197,7 @@ func (u *use) word(l line, i int, w, name string) (known bool) {
 		u.crt = true
 		return true
 	case w == name && word(l, 0) == "bind" && before == "crt-list":
-		u.list = true
+		u.lists = true
 		return true
 	}
 	rest := w
