@@ -61,11 +61,12 @@ func (t *table) add(e Entry) {
 }
 
 // ordered tells whether a lookup by that method gives the first entry that matches, so that their
-// order counts. The others find the exact key or the longest one.
+// order counts. The others find the exact key or the longest one. One address can be written as
+// several keys, of which the first one counts.
 func ordered(method string) bool {
 	lookup, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(method, "map"), "_"), "_")
 	switch lookup {
-	case "", "str", "beg", "ip":
+	case "", "str", "beg":
 		return false
 	default:
 		return true

@@ -169,8 +169,8 @@ func TestPlanFiles(t *testing.T) {
 // TestOrderedMap: where the first entry that matches counts, the map is replaced as a whole.
 func TestOrderedMap(t *testing.T) {
 	for method, want := range map[string]bool{
-		"map": false, "map_str": false, "map_beg": false, "map_ip": false, "map_beg_str": false,
-		"map_reg": true, "map_sub": true, "map_dir": true, "map_dom": true, "map_end": true, "map_int": true, "map_regm": true,
+		"map": false, "map_str": false, "map_beg": false, "map_beg_str": false,
+		"map_reg": true, "map_sub": true, "map_dir": true, "map_dom": true, "map_end": true, "map_int": true, "map_regm": true, "map_ip": true,
 	} {
 		if got := ordered(method); got != want {
 			t.Errorf("ordered(%q): got %v, want %v", method, got, want)
@@ -253,4 +253,29 @@ func TestPlanFilesBesideOthers(t *testing.T) {
 			t.Errorf("%s: got %v, %+v, want the reason %q", name, cmds, reason, c.reload)
 		}
 	}
+}
+
+// TestAddressesInTwoForms: of two keys that are one address the first one counts, as after a reload (P6).
+func TestAddressesInTwoForms(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		set := func(rows ...string) render.Files {
+			all := b.routed("", one, two, append(rows, "192.0.2.1 be_web", "192.0.2.2 be_web", "192.0.2.3 be_web", "192.0.2.4 be_web")...)
+			return append(files(strings.Replace(all[0].Text(), "path,map_beg(", "src,map_ip(", 1)), all[1:]...)
+		}
+		b.applyFiles(t, set("127.0.0.1 be_web"))
+		if res := b.applyFiles(t, set("127.0.0.1/32 be_two", "127.0.0.1 be_web")); res.How != HowRuntime {
+			t.Errorf("one more key: got %+v, want runtime", res)
+		}
+		if got, err := haproxytest.Get(b.addr); got != "two" {
+			t.Errorf("got the answer of %q, %v, want that of two", got, err)
+		}
+		(&loop{Driver: b.driver}).audit(t.Context())
+		if got := b.driver.State().Differences; got != 0 {
+			t.Errorf("differences that the audit sees: got %d, want none", got)
+		}
+	})
 }
