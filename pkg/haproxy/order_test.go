@@ -91,8 +91,7 @@ func TestPlanKnowsWherePlacesCount(t *testing.T) {
 func TestAuditHeedsPlaces(t *testing.T) {
 	text := "defaults d\nbackend b from d\nserver x 10.0.0.1:80 backup\nserver y 10.0.0.2:80 backup\n"
 	all := []liveServer{{backend: "b", name: "x", address: "10.0.0.1:80", weight: 1}, {backend: "b", name: "y", address: "10.0.0.2:80", weight: 1}}
-	nobody := func(string) bool { return false }
-	first, last := compare(text, all[1:], Capabilities{}, nobody), compare(text, all[:1], Capabilities{}, nobody)
+	first, last := compare(text, all[1:], Capabilities{}, nil), compare(text, all[:1], Capabilities{}, nil)
 	got := []string{first.reload, last.reload}
 	want := []string{"b/x is not running: it is new, and its place before others counts", ""}
 	if diff := cmp.Diff(want, got); diff != "" || len(last.repair) != 1 {
