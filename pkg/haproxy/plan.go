@@ -38,12 +38,13 @@ type reading struct {
 	whole    bool // the blocks cannot be read by themselves
 	defaults []section
 	tracked  tracked
+	uses     *uses // how the text uses files
 }
 
 // readBlocks looks through a whole text. Only what may hold defaults or conditions is read; blocks that
 // go on with the section of the block before are read together with that.
 func readBlocks(f render.File) *reading {
-	r := &reading{}
+	r := &reading{uses: &uses{}}
 	var end int
 	for begin := 0; begin < len(f.Blocks); begin = end {
 		end = begin + 1
@@ -81,7 +82,7 @@ func diff(running, wanted render.Files, can Capabilities, known *reading) *diffe
 		return d
 	}
 	d.reading = known
-	c := comparison{difference: d, can: can, before: running[0], after: wanted[0], fresh: map[string]bool{}}
+	c := comparison{difference: d, can: can, before: running[0], after: wanted[0], fresh: map[string]bool{}, usesBefore: &uses{}, usesAfter: &uses{}}
 	if a, b, ok := changedBlocks(running[0].Blocks, wanted[0].Blocks); !ok || !c.parts(a, b) {
 		*d = difference{}
 		c.whole()
@@ -233,6 +234,8 @@ type comparison struct {
 	compared      bool            // sections were compared one by one
 	fresh         map[string]bool // names of those that only the wanted text has
 	tracked       tracked         // in the running text
+	// How both texts use files, the same thing if no changed block matters for it.
+	usesBefore, usesAfter *uses
 }
 
 // parts compares only the changed blocks. It gives up where a section depends on what stands in
@@ -247,24 +250,33 @@ func (c *comparison) parts(a, b []render.Block) bool {
 	if slices.ContainsFunc(slices.Concat(a, b), func(b render.Block) bool { return mayRule(b.Text) && read(b.Text).whole }) {
 		return false
 	}
-	if len(a)+len(b) == 0 {
-		return true
-	}
 	if c.reading == nil {
 		c.reading = readBlocks(c.before)
 	}
-	if c.reading.whole {
+	if c.reading.whole && len(a)+len(b) > 0 {
 		return false
 	}
 	c.tracked = c.reading.tracked
 	c.sections(before, after, defaultsOf(c.reading.defaults))
+	c.pass(a, b)
+	return true
+}
+
+// pass goes on with the reading of the running text as that of the wanted one, without what the changed
+// blocks say otherwise.
+func (c *comparison) pass(a, b []render.Block) {
+	c.usesBefore, c.usesAfter = c.reading.uses, c.reading.uses
+	if slices.ContainsFunc(slices.Concat(a, b), c.usesBefore.dependOn) {
+		next := *c.reading
+		next.uses = &uses{}
+		c.reading, c.usesAfter = &next, next.uses
+	}
 	var was, is tracked
 	was.blocks(a)
 	is.blocks(b)
 	if !maps.Equal(was, is) {
-		c.reading = nil // the next comparison finds out anew which servers are tracked
+		c.reading = nil // which servers are tracked then is found out by the next comparison
 	}
-	return true
 }
 
 func joined(blocks []render.Block) string { return render.File{Blocks: blocks}.Text() }

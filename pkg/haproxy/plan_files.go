@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,7 +47,10 @@ var mapCall = regexp.MustCompile(`\b(map(?:_[a-z0-9_]+)?)\(\s*([^\s,()]+)\s*[,)]
 
 // loads are words whose statements make HAProxy read files. A variable in such a statement may name
 // any file.
-var loads = regexp.MustCompile(`map|crt|file|-f |lua|ca-`)
+var loads = regexp.MustCompile(`map|crt|file|-f\s|lua|ca-`)
+
+// signs may stand for others: quotes, escapes and variables.
+const signs = "$\"'\\"
 
 // directories are words behind which a whole directory may be named, such as that of the files.
 var directories = regexp.MustCompile(`\b(?:crt|crt-base|ca-base|ca-file|ca-verify-file|lua-prepend-path)\s+(\S+)`)
@@ -58,18 +62,60 @@ var singleFile = regexp.MustCompile(`\.(?:pem|crt|cer|cert|ca|lua)$`)
 // named: its key, what goes with it, and the parts of a bundle.
 var besides = regexp.MustCompile(`\.(?:key|ocsp|issuer|sctl|rsa|dsa|ecdsa)$`)
 
-// usesOf finds out how the files use one of them.
-func usesOf(files render.Files, name string) use {
-	u := namedIn(files[0], name)
-	for _, f := range files[1:] {
-		if f.Name != name && has(f, name) && inList(files[0], f.Name) {
-			u.list(f.Text(), name)
+// uses remembers how a configuration uses files. It holds for a later one as well, as long as it does
+// not depend on the blocks that differ.
+type uses struct {
+	named   map[string]use
+	loaders *loaders
+}
+
+// dependOn tells whether a block may say how a file is used.
+func (u *uses) dependOn(b render.Block) bool {
+	if loads.MatchString(b.Text) {
+		return true
+	}
+	for name := range u.named {
+		if strings.Contains(b.Text, name) {
+			return true
 		}
 	}
-	if u.kind() == useNothing && u.other == "" {
-		u.other = loadersOf(files[0]).mayRead(files, name)
+	return false
+}
+
+// usesOf finds out how the files use one of them.
+func usesOf(files render.Files, name string) use { return (&uses{}).of(files, name) }
+
+// of finds out how the files use one of them.
+func (u *uses) of(files render.Files, name string) use {
+	found := u.in(files[0], name)
+	for _, f := range files[1:] {
+		if f.Name == name {
+			continue
+		}
+		if other := u.in(files[0], f.Name); (other.lists || other.other != "") && has(f, name) {
+			found.list(f.Text(), name)
+		}
 	}
-	return u
+	if found.kind() == useNothing && found.other == "" {
+		if u.loaders == nil {
+			u.loaders = loadersOf(files[0])
+		}
+		found.other = u.loaders.mayRead(files, name)
+	}
+	return found
+}
+
+// in finds out how a configuration uses a file.
+func (u *uses) in(configuration render.File, name string) use {
+	found, known := u.named[name]
+	if !known {
+		found = namedIn(configuration, name)
+		if u.named == nil {
+			u.named = map[string]use{}
+		}
+		u.named[name] = found
+	}
+	return found
 }
 
 // namedIn finds out how a configuration uses a file.
@@ -108,8 +154,8 @@ type loaders struct {
 	directories       []string // or files, by their names alone
 }
 
-func loadersOf(configuration render.File) loaders {
-	var l loaders
+func loadersOf(configuration render.File) *loaders {
+	l := &loaders{}
 	for _, b := range configuration.Blocks {
 		l.lua = l.lua || strings.Contains(b.Text, "lua-")
 		l.certificates = l.certificates || strings.Contains(b.Text, "crt")
@@ -121,7 +167,7 @@ func loadersOf(configuration render.File) loaders {
 }
 
 // mayRead says why HAProxy may read a file that the configuration does not name, "" if it does not.
-func (l loaders) mayRead(files render.Files, name string) (why string) {
+func (l *loaders) mayRead(files render.Files, name string) (why string) {
 	set := byName(files[1:])
 	switch {
 	case l.lua:
@@ -139,8 +185,8 @@ func (l loaders) mayRead(files render.Files, name string) (why string) {
 	return ""
 }
 
-// linesAbout are the lines of a configuration that may name a file: those of blocks with its name, or
-// with signs by which it could be written in another way. With conditions the text is read as a whole.
+// linesAbout are the lines of a configuration that may name a file: those with its name, or with signs
+// by which it could be written in another way. With conditions the text is read as a whole.
 func linesAbout(configuration render.File, name string) []line {
 	var lines []line
 	if slices.ContainsFunc(configuration.Blocks, func(b render.Block) bool { return strings.Contains(b.Text, ".if") }) {
@@ -150,21 +196,16 @@ func linesAbout(configuration render.File, name string) []line {
 		return lines
 	}
 	for _, block := range configuration.Blocks {
-		if !strings.Contains(block.Text, name) && !strings.ContainsAny(block.Text, `$"'\`) {
+		if !strings.Contains(block.Text, name) && !strings.ContainsAny(block.Text, signs) {
 			continue
 		}
 		for raw := range strings.Lines(block.Text) {
-			lines = append(lines, splitLine(raw))
+			if strings.Contains(raw, name) || strings.ContainsAny(raw, signs) && loads.MatchString(raw) {
+				lines = append(lines, splitLine(raw))
+			}
 		}
 	}
 	return lines
-}
-
-// inList tells whether a configuration uses a file as a crt-list.
-func inList(configuration render.File, name string) bool {
-	return slices.ContainsFunc(configuration.Blocks, func(b render.Block) bool {
-		return strings.Contains(b.Text, "crt-list") && strings.Contains(b.Text, name)
-	})
 }
 
 // read takes one statement.
@@ -270,7 +311,7 @@ func byName(files render.Files) map[string]render.File {
 
 // file compares one file that differs, came or went.
 func (c *comparison) file(name string, running, wanted render.Files) {
-	f := fileChange{name: name, before: usesOf(running, name), after: usesOf(wanted, name)}
+	f := fileChange{name: name, before: c.usesBefore.of(running, name), after: c.usesAfter.of(wanted, name)}
 	was, known := byName(running[1:])[name]
 	now, stays := byName(wanted[1:])[name]
 	f.known, f.stays, f.was, f.now = known, stays, was.Text(), now.Text()
@@ -305,7 +346,7 @@ type fileChange struct {
 func (f *fileChange) read(fresh map[string]bool) (why string) {
 	switch {
 	case f.before.other != "" || f.after.other != "":
-		return f.before.other + f.after.other
+		return cmp.Or(f.before.other, f.after.other)
 	case !slices.Equal(f.before.lines, f.after.lines):
 		return "it is used in another way"
 	case f.known && f.stays && f.before.kind() != f.after.kind():
