@@ -123,7 +123,7 @@ func (s *settings) listServices(cmd *cobra.Command, direct bool) ([]admin.Servic
 		return nil, err
 	}
 	model := render.Build(catalog, s.renderSettings(), nil)
-	return admin.Services(catalog, model, nil, time.Now()), nil
+	return admin.Services(catalog, model, nil, nil, time.Now()), nil
 }
 
 func onlyNamed(services []admin.Service, name string) []admin.Service {

@@ -142,6 +142,9 @@ func proxyDetail(p admin.Proxy) string {
 		reloads += n
 	}
 	detail := fmt.Sprintf("%s, %s, %s, %s", p.Mode, count(reloads, "reload"), count(p.RuntimeCommands, "runtime command"), count(p.OldWorkers, "old worker"))
+	if n := len(p.ServersDown); n > 0 {
+		detail += ", " + count(n, "server") + " down by HAProxy's own check"
+	}
 	if p.State != "" {
 		detail += "; " + p.State
 	}

@@ -19,6 +19,7 @@ type collector struct {
 	revision, staleness               *prometheus.Desc
 	differences, inStep               *prometheus.Desc
 	oldWorkers, oldWorkersMemory      *prometheus.Desc
+	serversDown                       *prometheus.Desc
 	instances, rejected, servicesDesc *prometheus.Desc
 }
 
@@ -37,6 +38,7 @@ func newCollector(s *State) *collector {
 		differences:      desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
 		oldWorkers:       desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
 		oldWorkersMemory: desc("old_workers_memory_bytes", "What these workers hold for their connections; their configuration comes on top."),
+		serversDown:      desc("servers_down", "Servers in service that HAProxy's own checks find down."),
 		inStep:           desc("in_step", "1 when every stage works and HAProxy runs what is wanted."),
 		instances:        desc("instances", "Instances in the catalog, by state; starting ones are this host's only.", "state"),
 		rejected:         desc("rejected", "What is left out at present: values, keys and labels that break a rule.", "kind"),
@@ -66,6 +68,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.differences, float64(status.Proxy.Differences))
 	gauge(c.oldWorkers, float64(status.Proxy.OldWorkers))
 	gauge(c.oldWorkersMemory, float64(status.Proxy.OldWorkersBytes))
+	gauge(c.serversDown, float64(len(status.Proxy.ServersDown)))
 	gauge(c.inStep, map[bool]float64{true: 1}[status.InStep])
 	gauge(c.servicesDesc, float64(status.Catalog.Services))
 	states, rejected := c.state.counts()

@@ -58,7 +58,7 @@ func (s *State) serveReady(w http.ResponseWriter, _ *http.Request) {
 func (s *State) serveServices(w http.ResponseWriter, r *http.Request) {
 	catalog, model, local := s.view()
 	if r.URL.Query().Get("format") != "catalog" {
-		writeJSON(w, Services(catalog, model, local, s.now()))
+		writeJSON(w, Services(catalog, model, local, s.proxy().ServersDown, s.now()))
 		return
 	}
 	if catalog == nil {

@@ -22,7 +22,7 @@ func clock() time.Time { return time.Date(2026, 11, 22, 10, 1, 0, 0, time.UTC) }
 func testState(t *testing.T) *State {
 	t.Helper()
 	proxy := func() Proxy {
-		return Proxy{Mode: "managed", InStep: true, State: "in step", Reloads: map[string]uint64{"section": 3}, RuntimeCommands: 7, OldWorkers: 1, OldWorkersBytes: 119080}
+		return Proxy{Mode: "managed", InStep: true, State: "in step", Reloads: map[string]uint64{"section": 3}, RuntimeCommands: 7, OldWorkers: 1, OldWorkersBytes: 119080, ServersDown: []string{"be_web/host3-ext-0"}}
 	}
 	return NewState("host1", "v1", []Stage{StageWatch, StageRender}, proxy, clock)
 }
@@ -94,6 +94,23 @@ func TestServicesFormat(t *testing.T) {
 	}
 	if slow := got[1]["instances"].([]any)[0].(map[string]any); slow["state"] != "starting" {
 		t.Errorf("the instance that does not answer yet is listed as %v", slow)
+	}
+}
+
+// What HAProxy's own check has taken out of service is not shown as routed.
+func TestServerDownIsNotRouted(t *testing.T) {
+	catalog := testCatalog(t)
+	model := render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil)
+	web := model.Services[0]
+	for _, server := range web.Servers {
+		listed := Services(catalog, model, nil, []string{web.Backend + "/" + server.Name}, clock())
+		one, two := listed[1].Instances[0], listed[1].Instances[1]
+		if down := server.Name == web.Servers[0].Name; one.Routed == down || (one.Why == whyDown) != down {
+			t.Errorf("%s is down: the ready instance is listed as %+v", server.Name, one)
+		}
+		if two.Routed || two.Why == whyDown {
+			t.Errorf("%s is down: the draining instance is listed as %+v, want its own reason", server.Name, two)
+		}
 	}
 }
 
@@ -190,6 +207,7 @@ func TestMetrics(t *testing.T) {
 		`sidekick_registry_staleness_seconds 0`,
 		`sidekick_proxy_differences 0`,
 		`sidekick_old_workers 1`,
+		`sidekick_servers_down 1`,
 		`sidekick_old_workers_memory_bytes 119080`,
 		`sidekick_instances{state="ready"} 1`,
 		`sidekick_instances{state="draining"} 1`,

@@ -15,6 +15,9 @@ const (
 	stateRejected = "rejected" // breaks a rule
 )
 
+// whyDown is said of an instance that passes its check on its own host, and HAProxy's here finds it down.
+const whyDown = "HAProxy's own check from this host finds it down: see whether this host reaches its address"
+
 // Service is one service in /api/v1/services and `sidekick services -o json`.
 type Service struct {
 	Name      string     `json:"name"`
@@ -41,12 +44,16 @@ type Instance struct {
 }
 
 // Services lists what the model routes and does not route, together with what the registry or this
-// host could not take, sorted by name. Any argument may be nil.
-func Services(catalog *service.Catalog, model *render.Model, local []service.Rejection, now time.Time) []Service {
-	list := []Service{}
+// host could not take, sorted by name. down names servers, as backend/server, that HAProxy's own checks
+// find down. Any argument may be nil.
+func Services(catalog *service.Catalog, model *render.Model, local []service.Rejection, down []string, now time.Time) []Service {
+	list, isDown := []Service{}, map[string]bool{}
+	for _, server := range down {
+		isDown[server] = true
+	}
 	if model != nil {
 		for _, s := range model.Services {
-			list = append(list, modelled(s, now))
+			list = append(list, modelled(s, isDown, now))
 		}
 	}
 	if catalog != nil {
@@ -59,7 +66,7 @@ func Services(catalog *service.Catalog, model *render.Model, local []service.Rej
 	return list
 }
 
-func modelled(s *render.Service, now time.Time) Service {
+func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 	listed := Service{
 		Name: s.Name, Mode: string(s.Mode), Hosts: orEmpty(s.Hosts), Path: s.Path, Listen: s.Listen, Default: s.Default, Why: s.Why,
 		Instances: make([]Instance, 0, len(s.Instances)),
@@ -69,10 +76,14 @@ func modelled(s *render.Service, now time.Time) Service {
 		if !i.Started.IsZero() {
 			age = max(0, now.Sub(i.Started).Seconds())
 		}
-		listed.Instances = append(listed.Instances, Instance{
+		shown := Instance{
 			ID: i.ID, Node: i.Node, Address: i.Address.String(), Port: i.Port, State: string(i.State),
 			Weight: i.Weight, Routed: i.Routed, Why: i.Why, AgeSeconds: age,
-		})
+		}
+		if i.Routed && down[s.Backend+"/"+render.ServerName(i.Instance)] {
+			shown.Routed, shown.Why = false, whyDown
+		}
+		listed.Instances = append(listed.Instances, shown)
 	}
 	return listed
 }

@@ -19,7 +19,8 @@ type Proxy struct {
 	Differences     int               `json:"differences"` // between running and wanted at the last look
 	OldWorkers      int               `json:"old_workers"` // that still finish streams after a reload
 	OldWorkersBytes uint64            `json:"old_workers_memory_bytes"`
-	Reloads         map[string]uint64 `json:"reloads"` // by reason
+	ServersDown     []string          `json:"servers_down"` // backend/server, by HAProxy's own checks
+	Reloads         map[string]uint64 `json:"reloads"`      // by reason
 	RuntimeCommands uint64            `json:"runtime_commands"`
 }
 

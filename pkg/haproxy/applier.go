@@ -31,10 +31,12 @@ type Result struct {
 
 // State is what the driver knows, for people and metrics.
 type State struct {
-	Status          string // in one sentence
-	LastError       string // "" when all is in step, or HAProxy is still being started
-	Hash            string // of the texts in force, "" when not known
-	Differences     int    // servers that did not run as wanted at the last look, at least 1 while an apply fails or waits
+	Status      string // in one sentence
+	LastError   string // "" when all is in step, or HAProxy is still being started
+	Hash        string // of the texts in force, "" when not known
+	Differences int    // servers that did not run as wanted at the last look, at least 1 while an apply fails or waits
+	// Down are the servers, as backend/server, that HAProxy's own checks found down at the last look.
+	Down            []string
 	Reloads         map[string]uint64
 	RuntimeCommands uint64
 	OldWorkers      int

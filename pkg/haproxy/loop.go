@@ -84,6 +84,7 @@ type loop struct {
 	lookAt      time.Time
 	auditAt     time.Time
 	asking      chan struct{} // holds one token while old workers are asked for their memory
+	downAt      time.Time
 
 	following    chan followed // not nil while a candidate is being checked
 	followAt     time.Time
@@ -94,7 +95,10 @@ type loop struct {
 
 func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 	now := time.Now()
-	l := &loop{Driver: d, backoff: retryMin, lookAt: now, auditAt: now.Add(auditEvery), asking: make(chan struct{}, 1)}
+	l := &loop{
+		Driver: d, backoff: retryMin, lookAt: now, auditAt: now.Add(auditEvery), downAt: now.Add(lookEvery),
+		asking: make(chan struct{}, 1),
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -122,7 +126,7 @@ func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 // next is when there is something to do.
 func (l *loop) next() time.Time {
 	first := l.lookAt
-	for _, t := range []time.Time{l.retryAt, l.deleteAt, l.auditAt, l.followAt} {
+	for _, t := range []time.Time{l.retryAt, l.deleteAt, l.auditAt, l.downAt, l.followAt} {
 		if !t.IsZero() && t.Before(first) {
 			first = t
 		}
@@ -183,6 +187,9 @@ func (l *loop) work(ctx context.Context) {
 		if l.silentFor(0) {
 			l.lookAt = time.Now().Add(lookSilent)
 		}
+	}
+	if due(&l.downAt) {
+		l.downAt = l.lookDown(ctx)
 	}
 	if due(&l.followAt) {
 		l.follow(ctx)
