@@ -3,6 +3,8 @@ package haproxy
 import (
 	"context"
 	"time"
+
+	"github.com/sirupsen/logrus"
 )
 
 // delete tries to delete the servers that are out of service, and comes back less and less often.
@@ -84,15 +86,15 @@ func (l *loop) audit(ctx context.Context) {
 		return // look finds out more
 	}
 	l.mu.Lock()
-	l.view.Differences = m.count
+	l.view.Differences = len(m.what)
 	l.mu.Unlock()
 	if err := l.change(ctx, m.left); err != nil {
 		l.cfg.Log.WithError(err).Debug("servers cannot be deleted yet")
 	}
-	if m.count == 0 {
+	if len(m.what) == 0 {
 		return
 	}
-	l.cfg.Log.WithField("differences", m.count).Warn("haproxy differs from its configuration; repairing it")
+	l.cfg.Log.WithFields(logrus.Fields{"differences": len(m.what), "what": some(m.what)}).Warn("haproxy differs from its configuration; repairing it")
 	if m.reload != "" || l.change(ctx, m.repair) != nil {
 		l.forget(Reason{Kind: ReasonDrift, Detail: m.reload})
 		l.retryAt = time.Now()

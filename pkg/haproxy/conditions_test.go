@@ -83,8 +83,8 @@ func TestConditionalServersAreNotDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := compare(text, live, Capabilities{}, nil)
-			if m.count != 0 || m.reload != "" || len(m.repair) > 0 {
-				t.Errorf("got %d differences, reload %q, repair %v, want none", m.count, m.reload, m.repair)
+			if len(m.what) != 0 || m.reload != "" || len(m.repair) > 0 {
+				t.Errorf("got differences %q, reload %q, repair %v, want none", m.what, m.reload, m.repair)
 			}
 		})
 	}

@@ -344,7 +344,7 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	if err != nil {
 		return err
 	}
-	if m.count > 0 {
+	if len(m.what) > 0 {
 		d.former = files // and what an agent before us did since
 		return nil
 	}
@@ -499,7 +499,7 @@ func (d *Driver) compareMaps(ctx context.Context, files render.Files, m *mismatc
 		cmds, why := live.changes(f.Name, readTable(f.Text()), slices.ContainsFunc(u.maps, ordered))
 		if why == "" && len(cmds) > 0 {
 			m.repair = append(m.repair, cmds...)
-			m.count++
+			m.what = append(m.what, "map "+f.Name+" has other entries")
 		}
 	}
 	return nil

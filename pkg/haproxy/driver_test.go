@@ -339,7 +339,7 @@ func (b *bench) inStep(tb testing.TB, text string) {
 			return false
 		}
 		m := compare(text, live, Capabilities{}, nil)
-		return m.count == 0
+		return len(m.what) == 0
 	})
 }
 

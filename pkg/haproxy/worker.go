@@ -178,8 +178,8 @@ func (l serverList) live(row []string) liveServer {
 // mismatch is what runs otherwise than the text says.
 type mismatch struct {
 	repair []Command
-	reload string // why commands cannot mend it, "" if they can
-	count  int
+	reload string   // why commands cannot mend it, "" if they can
+	what   []string // each difference in words
 	// left are servers that nobody wants and that are out of service: removed by a driver before us,
 	// they only wait for their deletion and are no mismatch.
 	left []Command
@@ -231,7 +231,7 @@ func hold(proxies map[string]*proxy, live []liveServer, can Capabilities, leavin
 }
 
 func (m *mismatch) reloadFor(why string) {
-	m.count++
+	m.what = append(m.what, why)
 	if m.reload == "" {
 		m.reload = why
 	}
@@ -273,8 +273,26 @@ func (m *mismatch) server(p *proxy, s *server, live liveServer, runs bool, can C
 	}
 	if n := len(mend.up) + len(mend.down); n > 0 {
 		m.repair = append(append(m.repair, mend.up...), mend.down...)
-		m.count++
+		m.what = append(m.what, target+" "+s.unlike(live, runs))
 	}
+}
+
+// unlike says what is other about a running server than its line says.
+func (s *server) unlike(live liveServer, runs bool) string {
+	var words []string
+	say := func(differs bool, format string, args ...any) {
+		if differs {
+			words = append(words, fmt.Sprintf(format, args...))
+		}
+	}
+	say(!runs, "is missing")
+	say(runs && live.maint && !s.disabled, "is out of service")
+	say(runs && !live.maint && s.disabled, "is in service")
+	say(runs && live.weight != s.weight, "has weight %d instead of %d", live.weight, s.weight)
+	say(live.drained && !live.maint, "is drained")
+	say(live.unchecked && s.has("check"), "is not checked")
+	say(runs && live.stopped && !live.maint && !s.has("check"), "is down")
+	return strings.Join(words, ", ")
 }
 
 // live brings a running server to what its line says.
@@ -317,5 +335,5 @@ func (m *mismatch) extra(s liveServer, p *proxy, leaving map[string]*departure) 
 		return
 	}
 	m.repair = append(m.repair, mend.down...)
-	m.count++
+	m.what = append(m.what, s.backend+"/"+s.name+" is in service and not in the text")
 }
