@@ -32,7 +32,7 @@ func TestConditions(t *testing.T) {
 		"around the section":      {old: "backend be_a", new: ".if 1\nbackend be_x from d\n.endif\n.if 1\nbackend be_a", end: ".endif\n", reload: "backend be_a differs and stands in a condition"},
 		"behind a section":        {old: "backend be_a", new: "backend be_z from d\n.if 1\nbackend be_a", end: ".endif\n    retries 3\n", reload: "be_a differs and stands in a condition"},
 		"another condition":       {old: "defaults d\n", new: ".if 1\n    nbthread 1\n.endif\ndefaults d\n", wanted: [2]string{".if 1", ".if 0"}, cmds: []string{weight}, reload: "global differs"},
-		"that comes":              {wanted: [2]string{"    balance roundrobin\n", "    balance roundrobin\n.if 1\n    retries 3\n.endif\n"}, reload: "statement 2"},
+		"that comes":              {wanted: [2]string{"    balance roundrobin\n", "    balance roundrobin\n.if 1\n    retries 3\n.endif\n"}, reload: `".if 1" is new`},
 		"that goes on":            {old: "    balance roundrobin\n", new: ".if 1\n    balance roundrobin\n.endif\n.if 1\n    retries 3\n.endif\n", wanted: [2]string{".endif\n.if 1\n    retries 3\n", "    retries 3\n"}, reload: "be_a"},
 		"that is for haproxy":     {old: "    balance roundrobin\n", new: "    balance roundrobin\n    \"${NO}\" retries 3\n", reload: "environment"},
 		"that is for haproxy too": {old: "    balance roundrobin\n", new: "    balance \"${B}\"\n    hash-type consistent\n", reload: `a line "balance" is for haproxy alone`},

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type Driver struct {
 	running  render.Files // in force, nil when not known
 	reading  *reading     // of running, nil when not known
 	unknown  Reason       // why running is nil, if that is more than the start
+	unmet    string       // since when it is nil, in words
 	former   render.Files // in force before commands failed half way, nil if none did
 	worker   Worker       // the one that runs it
 	seat     seat         // of the master that last named this worker as its own
@@ -203,9 +205,7 @@ func isRefusal(err error) bool {
 func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*difference, int, error) {
 	diff := diff(d.running, want, d.can, d.reading)
 	if d.running == nil {
-		if d.unknown.needed() {
-			diff.reason = d.unknown
-		}
+		diff.reason = cmp.Or(d.unknown, Reason{Kind: ReasonStart, Detail: diff.reason.Detail + d.unmet})
 		return diff, 0, nil
 	}
 	cmds := diff.commands()
@@ -213,6 +213,7 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 	if err := d.change(ctx, cmds); err != nil {
 		former := d.running
 		d.forget(Reason{})
+		d.unmet = " since commands failed half way"
 		if !unseen {
 			d.former = former
 		}
@@ -296,7 +297,7 @@ func (d *Driver) connect(ctx context.Context) error {
 	}
 	d.answered(Worker{})
 	d.forget(Reason{})
-	d.worker = Worker{}
+	d.worker, d.unmet = Worker{}, ", for haproxy's master answers and its worker does not"
 	return nil
 }
 
@@ -331,7 +332,7 @@ func (d *Driver) meet(i info) {
 // reload is needed.
 func (d *Driver) adopt(ctx context.Context, i info) error {
 	d.forget(Reason{})
-	d.unsure = false
+	d.unsure, d.unmet = false, unmet(d.worker == (Worker{}) && d.unmet == "")
 	d.meet(i)
 	d.refusal.lift(i.worker)
 	d.foreign = d.ownVersion(ctx) != i.version
@@ -346,6 +347,7 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	}
 	if len(m.what) > 0 {
 		d.former = files // and what an agent before us did since
+		d.unmet = ": it is not what is on disk: " + some(m.what)
 		return nil
 	}
 	if err := d.change(ctx, m.left); err != nil {

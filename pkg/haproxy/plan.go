@@ -294,7 +294,7 @@ func (c *comparison) whole() {
 	case !sameOrder(before, after):
 		c.reload(ReasonText, "sections stand in another order")
 	case !slices.EqualFunc(only(before, "defaults"), only(after, "defaults"), sameLines):
-		c.reload(ReasonSection, "a defaults section differs")
+		c.reload(ReasonSection, otherDefaults(only(before, "defaults"), only(after, "defaults")))
 	default:
 		c.tracked.read(c.before.Text())
 		c.sections(before, after, defaultsOf(after))
@@ -318,7 +318,7 @@ func (c *comparison) sections(before, after []section, defaults lookup) {
 			c.reload(ReasonSection, s.id()+" is new")
 		case sameLines(was, s):
 		case !s.isProxy():
-			c.reload(ReasonSection, s.id()+" differs")
+			c.reload(ReasonSection, s.id()+" differs: "+became(was.keys(), s.keys()))
 		case s.doubt != "" || was.doubt != "":
 			c.reload(ReasonSection, s.id()+" differs and "+cmp.Or(s.doubt, was.doubt))
 		default:

@@ -1,7 +1,6 @@
 package haproxy
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -48,8 +47,8 @@ func (p *proxyChange) cost() time.Duration {
 
 // read fills the commands or says why there cannot be any.
 func (p *proxyChange) read() (why, kind string) {
-	if i := firstDifference(p.before.others, p.after.others); i >= 0 {
-		return fmt.Sprintf("statement %d besides its servers differs", i), ReasonSection
+	if what := became(p.before.others, p.after.others); what != "" {
+		return what, ReasonSection
 	}
 	for _, side := range []*proxy{p.before, p.after} {
 		if side.why != "" {
@@ -233,16 +232,6 @@ func (p *proxyChange) mayChange() string {
 		return "the section's name cannot be used at run time"
 	}
 	return ""
-}
-
-// firstDifference is the place of the first unequal element, -1 if there is none.
-func firstDifference(a, b []string) int {
-	for i := range max(len(a), len(b)) {
-		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			return i
-		}
-	}
-	return -1
 }
 
 // afterCommands is the text in force once the commands of d ran on a HAProxy with the running text:

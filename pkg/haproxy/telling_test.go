@@ -1,6 +1,11 @@
 package haproxy
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+)
 
 // TestDifferencesInWords: what was changed by hand is told by name, with what it was, and not endlessly.
 func TestDifferencesInWords(t *testing.T) {
@@ -30,4 +35,72 @@ func TestDifferencesInWords(t *testing.T) {
 	if got := some(m.what[5:]); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+}
+
+// TestReasonsInWords: who reads why a reload was made finds the line in the template, and no password.
+func TestReasonsInWords(t *testing.T) {
+	const text = `global
+    nbthread 2
+defaults
+    timeout client 1s
+defaults slow
+    timeout client 9s
+userlist people
+    user ann insecure-password one
+frontend fe
+    bind 127.0.0.1:80
+    stats auth ann:one
+backend be
+    balance roundrobin # for all
+    option redispatch
+    server s1 192.0.2.1:80
+`
+	long := strings.Repeat("é", 100)
+	for _, tt := range []struct{ old, new, want string }{
+		{"balance roundrobin", "balance leastconn", `backend be: "balance roundrobin" became "balance leastconn"`},
+		{"    option redispatch\n", "", `backend be: "option redispatch" is gone`},
+		{"    option redispatch\n", "    option redispatch\n    retries 2\n", `backend be: "retries 2" is new`},
+		{"    balance", "    retries 2\n    balance", `backend be: "retries 2" is new`},
+		{"option redispatch", "description " + long, `backend be: "option redispatch" became "description ` + long[:68] + `…"`},
+		{"nbthread 2", "nbthread 3", `global differs: "nbthread 2" became "nbthread 3"`},
+		{"ann:one", "ann:two", `frontend fe differs: "stats …" became "stats …"`},
+		{"password one", "password two", `userlist people differs: "user …" became "user …"`},
+		{"client 9s", "client 8s", `defaults slow differs: "timeout client 9s" became "timeout client 8s"`},
+		{"defaults slow\n    timeout client 9s\n", "", `defaults slow is gone`},
+		{"userlist", "defaults slower\nuserlist", `defaults slower is new`},
+	} {
+		_, reason := Plan(files(text), files(strings.Replace(text, tt.old, tt.new, 1)), Capabilities{})
+		if reason.Kind != ReasonSection || reason.Detail != tt.want {
+			t.Errorf("%q -> %q:\ngot  %s: %s\nwant %s", tt.old, tt.new, reason.Kind, reason.Detail, tt.want)
+		}
+	}
+}
+
+// TestUnknownIsExplained: the reason for a reload says why the driver did not know what ran.
+func TestUnknownIsExplained(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		kill := b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		text := b.text("", "s1 "+one)
+		explained := func(res Result, want string) {
+			t.Helper()
+			if res.How != HowReload || res.Reason.Kind != ReasonStart || !strings.Contains(res.Reason.Detail, want) {
+				t.Errorf("got %+v, want a reload and %q", res, want)
+			}
+		}
+		explained(b.apply(t, text), "for the first time")
+		if _, _, err := b.driver.master.reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		explained(b.apply(t, b.text("", "s2 "+one)), "reloaded by somebody else")
+		b.stop()
+		if _, err := ask(t.Context(), b.cfg.RuntimeSocket, "set server be_web/s2 weight 50"); err != nil {
+			t.Fatal(err)
+		}
+		b.run(t)
+		explained(b.apply(t, b.text("    retries 2\n", "s2 "+one)), "be_web/s2 has weight 50 instead of 1")
+		kill()
+	})
 }
