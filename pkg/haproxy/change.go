@@ -49,6 +49,7 @@ func (d *Driver) change(ctx context.Context, cmds []Command) error {
 		d.mu.Lock()
 		d.view.RuntimeCommands += uint64(len(cmds))
 		d.mu.Unlock()
+		d.cfg.Log.WithField("changes", someOf(cmds, Command.brief)).Debug("runtime commands sent")
 	}
 	return err
 }

@@ -14,11 +14,18 @@ const (
 )
 
 // some names the first few of many things.
-func some(things []string) string {
-	if more := len(things) - tellMost; more > 0 {
-		return strings.Join(things[:tellMost], "; ") + fmt.Sprintf("; and %d more", more)
+func some(things []string) string { return someOf(things, func(s string) string { return s }) }
+
+// someOf is some, of things that say by that function what they are.
+func someOf[T any](things []T, say func(T) string) string {
+	var words []string
+	for _, thing := range things[:min(len(things), tellMost)] {
+		words = append(words, say(thing))
 	}
-	return strings.Join(things, "; ")
+	if more := len(things) - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(words, "; ")
 }
 
 // became says how the first of the statements that differ was changed, by their keys; "" if none was.
@@ -88,4 +95,22 @@ func unmet(first bool) string {
 		return ": this agent meets this haproxy for the first time, and no note says that it runs what is on disk"
 	}
 	return ": haproxy was started anew, or reloaded by somebody else"
+}
+
+// brief is a command in a few words, without anything that is secret or long.
+func (c Command) brief() string {
+	if c.File != "" {
+		return string(c.Op) + " " + c.File
+	}
+	words := string(c.Op) + " " + c.target()
+	switch c.Op {
+	case OpAdd:
+		return fmt.Sprintf("%s at %s with weight %d", words, c.Address, c.Weight)
+	case OpWeight:
+		return fmt.Sprintf("%s to %d", words, c.Weight)
+	case OpMaxconn:
+		return fmt.Sprintf("%s to %d", words, c.Maxconn)
+	default:
+		return words
+	}
 }

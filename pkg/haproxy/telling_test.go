@@ -1,8 +1,12 @@
 package haproxy
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 )
@@ -102,5 +106,29 @@ func TestUnknownIsExplained(t *testing.T) {
 		b.run(t)
 		explained(b.apply(t, b.text("    retries 2\n", "s2 "+one)), "be_web/s2 has weight 50 instead of 1")
 		kill()
+	})
+}
+
+// TestRuntimeChangesAreLogged: the debug log answers when a server came or left.
+func TestRuntimeChangesAreLogged(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		log, seen := logtest.NewNullLogger()
+		log.SetLevel(logrus.DebugLevel)
+		b.cfg.Log = log
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one, "s2 "+one))
+		seen.Reset()
+		b.apply(t, b.text("", "s1 "+one+" weight 7", "s3 "+one+" maxconn 4"))
+		want := "weight be_web/s1 to 7; add be_web/s3 at " + one + " with weight 1; remove be_web/s2"
+		var got []any
+		for _, entry := range seen.AllEntries() {
+			got = append(got, entry.Data["changes"])
+		}
+		if !slices.Contains(got, any(want)) {
+			t.Errorf("got %q, want %q among it", got, want)
+		}
 	})
 }
