@@ -80,7 +80,7 @@ func TestServicesFormat(t *testing.T) {
 	}
 	want := map[string]any{
 		"id": "c1.web.80", "node": "host1", "address": "192.0.2.5", "port": 32768.0, "state": "ready",
-		"weight": 100.0, "routed": true, "why": "", "age_seconds": 60.0,
+		"weight": 100.0, "routed": true, "why": "", "age_seconds": 60.0, "server": render.ServerName(catalog.Service("web").Instances[0]),
 	}
 	if diff := cmp.Diff(instances[0], any(want)); diff != "" {
 		t.Errorf("instance (- got, + want):\n%s", diff)
@@ -88,6 +88,9 @@ func TestServicesFormat(t *testing.T) {
 	draining, rejected := instances[1].(map[string]any), instances[2].(map[string]any)
 	if draining["routed"] != false || draining["why"] == "" {
 		t.Errorf("the draining instance is listed as %v, want not routed, with a reason", draining)
+	}
+	if rejected["server"] != "" || draining["server"] == "" {
+		t.Errorf("servers: got %q of the rejected instance and %q of the draining one, which HAProxy knows", rejected["server"], draining["server"])
 	}
 	if rejected["state"] != "rejected" || rejected["why"] != "sidekick.port=x: no port" {
 		t.Errorf("the rejected instance is listed as %v", rejected)

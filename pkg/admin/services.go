@@ -39,7 +39,8 @@ type Instance struct {
 	State      string  `json:"state"`
 	Weight     int     `json:"weight"`
 	Routed     bool    `json:"routed"`
-	Why        string  `json:"why"` // not routed; empty if routed
+	Why        string  `json:"why"`    // not routed; empty if routed
+	Server     string  `json:"server"` // its name in HAProxy and its log; empty if HAProxy does not know it
 	AgeSeconds float64 `json:"age_seconds"`
 }
 
@@ -71,6 +72,10 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 		Name: s.Name, Mode: string(s.Mode), Hosts: orEmpty(s.Hosts), Path: s.Path, Listen: s.Listen, Default: s.Default, Why: s.Why,
 		Instances: make([]Instance, 0, len(s.Instances)),
 	}
+	known := map[string]bool{} // to HAProxy
+	for _, server := range s.Servers {
+		known[server.Name] = true
+	}
 	for _, i := range s.Instances {
 		age := 0.0
 		if !i.Started.IsZero() {
@@ -80,7 +85,10 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 			ID: i.ID, Node: i.Node, Address: i.Address.String(), Port: i.Port, State: string(i.State),
 			Weight: i.Weight, Routed: i.Routed, Why: i.Why, AgeSeconds: age,
 		}
-		if i.Routed && down[s.Backend+"/"+render.ServerName(i.Instance)] {
+		if name := render.ServerName(i.Instance); known[name] {
+			shown.Server = name
+		}
+		if i.Routed && down[s.Backend+"/"+shown.Server] {
 			shown.Routed, shown.Why = false, whyDown
 		}
 		listed.Instances = append(listed.Instances, shown)
