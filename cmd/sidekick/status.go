@@ -126,7 +126,12 @@ func catalogDetail(c admin.CatalogStatus) string {
 	if !c.Known {
 		return "the registry has not answered, and there is no usable copy on disk"
 	}
-	return fmt.Sprintf("%s, %s, revision %d, confirmed %s", count(c.Services, "service"), count(c.Instances, "instance"), c.Revision, ago(c.StalenessSeconds))
+	rejected := ""
+	if c.Rejected > 0 {
+		rejected = fmt.Sprintf(", %d rejected (see `sidekick services`)", c.Rejected)
+	}
+	return fmt.Sprintf("%s, %s%s, revision %d, confirmed %s",
+		count(c.Services, "service"), count(c.Instances, "instance"), rejected, c.Revision, ago(c.StalenessSeconds))
 }
 
 func stepWord(ok bool) string {
@@ -145,7 +150,7 @@ func proxyDetail(p admin.Proxy) string {
 	if n := len(p.ServersDown); n > 0 {
 		detail += ", " + count(n, "server") + " down by HAProxy's own check"
 	}
-	if p.State != "" {
+	if p.State != "" && !strings.EqualFold(p.State, stepWord(p.InStep)) {
 		detail += "; " + p.State
 	}
 	return oneLine(detail)

@@ -199,6 +199,9 @@ func TestMetrics(t *testing.T) {
 	s.Report(StageWatch)(nil)
 	s.Report(StageRender)(errors.New("broken"))
 	s.SetRejected("docker")([]service.Rejection{{Kind: "label"}, {Kind: service.HeldByCheck}})
+	if got := s.Status().Catalog.Rejected; got != 2 {
+		t.Errorf("rejected: got %d in the status, want 2, without what only waits for its check", got)
+	}
 	_, body := get(t, s, "/metrics")
 	for _, want := range []string{
 		`sidekick_stage_last_success_timestamp_seconds{stage="watch"} 1.79534166e+09`,

@@ -34,6 +34,7 @@ type CatalogStatus struct {
 	StalenessSeconds float64    `json:"staleness_seconds"` // since the registry last confirmed it
 	Services         int        `json:"services"`
 	Instances        int        `json:"instances"`
+	Rejected         int        `json:"rejected"` // values, keys and this host's labels that break a rule
 }
 
 // Status is the format of /api/v1/status.
@@ -120,6 +121,10 @@ func (s *State) SetRejected(by string) func([]service.Rejection) {
 // Status says how the agent does.
 func (s *State) Status() Status {
 	status := Status{Node: s.node, Version: s.version, Proxy: s.proxy(), Stages: s.stages.statuses(), Catalog: s.catalogStatus()}
+	_, rejected := s.counts()
+	for _, n := range rejected {
+		status.Catalog.Rejected += n
+	}
 	status.InStep = status.Catalog.Live && status.Catalog.CopyError == "" && status.Proxy.InStep
 	for _, stage := range status.Stages {
 		status.InStep = status.InStep && stage.OK

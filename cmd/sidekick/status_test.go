@@ -1,0 +1,40 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidekick-proxy/sidekick/pkg/admin"
+)
+
+// Each fact is said once, and what is left out is counted.
+func TestWriteStatus(t *testing.T) {
+	status := admin.Status{
+		Node: "n", Version: "v1",
+		Catalog: admin.CatalogStatus{Known: true, Live: true, Revision: 7, Services: 1, Instances: 15, Rejected: 4},
+		Proxy:   admin.Proxy{Mode: "managed", InStep: true, State: "in step", ServersDown: []string{"be_a/s1"}},
+	}
+	var out strings.Builder
+	writeStatus(&out, status)
+	status.Proxy = admin.Proxy{Mode: "managed", State: "behind"}
+	status.Catalog.Rejected = 0
+	writeStatus(&out, status)
+	status.Proxy.State = "a reload is due: backend be_a is new"
+	writeStatus(&out, status)
+	want := `
+node     n        sidekick v1
+catalog  live     1 service, 15 instances, 4 rejected (see ` + "`sidekick services`" + `), revision 7, confirmed 0s ago
+proxy    in step  managed, 0 reloads, 0 runtime commands, 0 old workers, 1 server down by HAProxy's own check
+node     n       sidekick v1
+catalog  live    1 service, 15 instances, revision 7, confirmed 0s ago
+proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers
+node     n       sidekick v1
+catalog  live    1 service, 15 instances, revision 7, confirmed 0s ago
+proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers; a reload is due: backend be_a is new
+`
+	if diff := cmp.Diff(want[1:], out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
