@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -37,9 +38,10 @@ type renderStage struct {
 type rendering struct {
 	snapshot *catalog.Snapshot
 	renderer *render.Renderer
-	good     *render.Renderer // the last one that made a text
-	refused  error            // why the template on disk is not the one in use
-	checks   string           // what people were told of HAProxy's own checks
+	good     *render.Renderer    // the last one that made a text
+	refused  error               // why the template on disk is not the one in use
+	checks   string              // what people were told of HAProxy's own checks
+	rejected []service.Rejection // that people were told of
 	sent     [sha256.Size]byte
 }
 
@@ -54,6 +56,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		select {
 		case now.snapshot = <-in:
 			r.state.SetCatalog(now.snapshot.Catalog, now.snapshot.Live, now.snapshot.Saved)
+			r.tellRejected(&now)
 		case content := <-contents:
 			now.renderer, now.refused = r.parse(content, now.renderer)
 			r.ports.forget()
@@ -99,6 +102,22 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	}
 	now.sent = hash
 	return send(ctx, out, files)
+}
+
+// tellRejected logs what of the registry is left out, whenever that is something else.
+func (r *renderStage) tellRejected(now *rendering) {
+	rejected := now.snapshot.Catalog.Rejected
+	if slices.Equal(rejected, now.rejected) {
+		return
+	}
+	now.rejected = rejected
+	if len(rejected) == 0 {
+		r.log.Info("nothing of the registry is left out any more")
+		return
+	}
+	first := rejected[0]
+	r.log.WithFields(logrus.Fields{"count": len(rejected), "first": first.Name, "why": first.Reason}).
+		Warn("entries of the registry break a rule and are left out; `sidekick services` lists them")
 }
 
 // tellChecks logs what --proxy-check auto came to, whenever that is something else.

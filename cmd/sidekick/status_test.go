@@ -5,8 +5,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
+	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // Each fact is said once, and what is left out is counted.
@@ -36,5 +39,33 @@ proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers; a reload
 `
 	if diff := cmp.Diff(want[1:], out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What of the registry is left out is logged once, and again when it is something else.
+func TestRejectedIsLogged(t *testing.T) {
+	log, seen := logtest.NewNullLogger()
+	r := &renderStage{log: log}
+	var now rendering
+	for _, step := range []struct {
+		rejected []service.Rejection
+		says     string
+	}{
+		{nil, ""},
+		{[]service.Rejection{{Name: "/k/bad", Reason: "no address"}}, "left out; "},
+		{[]service.Rejection{{Name: "/k/bad", Reason: "no address"}}, ""},
+		{[]service.Rejection{{Name: "/k/bad", Reason: "no port"}}, "left out; "},
+		{nil, "nothing of the registry is left out"},
+	} {
+		seen.Reset()
+		now.snapshot = &catalog.Snapshot{Catalog: &service.Catalog{Rejected: step.rejected}}
+		r.tellRejected(&now)
+		var said string
+		if last := seen.LastEntry(); last != nil {
+			said = last.Message
+		}
+		if (said == "") != (step.says == "") || !strings.Contains(said, step.says) {
+			t.Errorf("%v: logged %q, want %q", step.rejected, said, step.says)
+		}
 	}
 }
