@@ -84,6 +84,9 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return fmt.Errorf("%w; is HAProxy installed, and --haproxy-bin its program?", err)
 	}
+	for _, warning := range haproxy.Warnings(files) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
+	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "HAProxy accepts it")
 	return nil
 }

@@ -75,9 +75,10 @@ type loop struct {
 	want     render.Files // nil before the first
 	retryAt  time.Time
 	backoff  time.Duration
-	failures int  // in a row
-	failing  bool // the failure is logged
-	inStep   bool // the last attempt put in force what is wanted
+	failures int    // in a row
+	failing  bool   // the failure is logged
+	inStep   bool   // the last attempt put in force what is wanted
+	warnedOf string // the comment that was warned of last
 
 	deleteAt    time.Time
 	deleteEvery time.Duration
@@ -199,6 +200,7 @@ func (l *loop) work(ctx context.Context) {
 // take accepts a wanted set. One that is wanted already and whose next try is planned waits for that,
 // so that whoever sends a set at each failure does not undo the back-off.
 func (l *loop) take(ctx context.Context, want render.Files) {
+	l.warn(want)
 	planned := !l.retryAt.IsZero() && sameFiles(l.want, want)
 	l.want = want
 	if planned {
