@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -176,7 +175,7 @@ func (a *agent) proxyFacts() admin.Proxy {
 	return admin.Proxy{
 		Mode: a.haproxy, InStep: state.Hash != "" && state.LastError == "" && state.Differences == 0, State: state.Status,
 		Version: state.Version, Differences: state.Differences, OldWorkers: state.OldWorkers, OldWorkersBytes: state.OldWorkersMemory,
-		ServersDown: slices.Concat([]string{}, state.Down),
+		ServersDown: state.Down,
 		Reloads:     state.Reloads, RuntimeCommands: state.RuntimeCommands,
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +191,43 @@ func TestStatusInStep(t *testing.T) {
 	s.SetCatalog(testCatalog(t), false, clock())
 	if inStep() {
 		t.Error("in step with a cached catalog")
+	}
+}
+
+// Each field of the status is in docs/formats.md, and those that may be absent are said to be.
+func TestStatusFormat(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/formats.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := clock()
+	full := Status{
+		Catalog: CatalogStatus{Saved: &at, CopyError: "x"}, Proxy: Proxy{Version: "x"},
+		Stages: []StageStatus{{LastSuccess: &at, AgeSeconds: 1, Error: "x", FailedFor: 1}},
+	}
+	fields := map[string]bool{}
+	for _, status := range []Status{full, testState(t).Status()} {
+		text, err := json.Marshal(status)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(string(text), -1) {
+			fields[name[1]] = true
+		}
+	}
+	delete(fields, "section") // a reason for reloads
+	for name := range fields {
+		if !strings.Contains(string(doc), "`"+name+"`") {
+			t.Errorf("docs/formats.md lacks the field %s", name)
+		}
+	}
+	live := NewState("host1", "v1", nil, func() Proxy { return Proxy{Mode: "off"} }, clock)
+	if _, body := get(t, live, "/api/v1/status"); !strings.Contains(body, `"servers_down": []`) {
+		t.Errorf("got %s, want an empty list of servers", body)
+	}
+	live.SetCatalog(testCatalog(t), true, time.Time{})
+	if _, body := get(t, live, "/api/v1/status"); strings.Contains(body, `"saved"`) || strings.Contains(body, `"copy_error"`) {
+		t.Errorf("got %s, want neither saved nor copy_error of a live catalog", body)
 	}
 }
 

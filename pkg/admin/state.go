@@ -121,6 +121,7 @@ func (s *State) SetRejected(by string) func([]service.Rejection) {
 // Status says how the agent does.
 func (s *State) Status() Status {
 	status := Status{Node: s.node, Version: s.version, Proxy: s.proxy(), Stages: s.stages.statuses(), Catalog: s.catalogStatus()}
+	status.Proxy.ServersDown = orEmpty(status.Proxy.ServersDown)
 	_, rejected := s.counts()
 	for _, n := range rejected {
 		status.Catalog.Rejected += n
