@@ -72,8 +72,8 @@ func (v *View) Run(ctx context.Context, in <-chan *service.Catalog, out chan<- *
 }
 
 // keep turns catalogs into snapshots: it leaves out those that say nothing new, adds services that
-// became empty, and starts from the copy on disk if the registry does not answer in time. The
-// catalogs as they are go to changed.
+// became empty, and starts from the copy on disk if the registry does not answer in time. Those from the
+// registry go to changed.
 func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot, changed chan<- *service.Catalog) error {
 	cold := time.NewTimer(cmp.Or(v.ColdWait, 500*time.Millisecond))
 	defer cold.Stop()
@@ -90,9 +90,6 @@ func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- 
 			}
 			last, live = v.former(last), true
 			next = &Snapshot{Catalog: c, Live: true}
-			if err := send(ctx, changed, c); err != nil {
-				return err
-			}
 		case <-cold.C:
 			if next = v.cached(); next == nil {
 				continue
@@ -103,6 +100,11 @@ func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- 
 		c := next.Catalog
 		next.Catalog = c.WithEmpty(empty.update(last, c, time.Now()))
 		last = c
+		if live {
+			if err := send(ctx, changed, next.Catalog); err != nil {
+				return err
+			}
+		}
 		if err := send(ctx, out, next); err != nil {
 			return err
 		}
@@ -136,7 +138,8 @@ func (v *View) cached() *Snapshot {
 
 // former is the catalog before the present one: the last, else the copy on disk, if there is one to
 // use. Services that only it has, such as those of a host that comes back later than its lease lasts,
-// stay without instances, and the proxy need not be reloaded twice for them.
+// stay without instances, and the proxy need not be reloaded twice for them. Those that the copy has as
+// empty ones stay too, as if they had just become so.
 func (v *View) former(last *service.Catalog) *service.Catalog {
 	if last != nil || v.CachePath == "" {
 		return last

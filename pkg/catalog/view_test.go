@@ -285,6 +285,46 @@ func TestServicesOfTheCopyAreKept(t *testing.T) {
 	})
 }
 
+// TestEmptyServicesOutliveARestart: a service without instances costs no reload because an agent ends.
+func TestEmptyServicesOutliveARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		view := func() *View {
+			return &View{CachePath: path, Source: prefix, KeepEmpty: time.Hour, MaxCacheAge: 24 * time.Hour}
+		}
+		reg := newRegistry(t)
+		r := run(t, view())
+		r.in <- reg.with("a", "b")
+		r.want(t, "a b")
+		time.Sleep(time.Minute)
+		r.in <- reg.with("a")
+		r.want(t, "a (b)")
+		synctest.Wait()
+		r.stop(t)
+		for range 2 { // it is in the next copy as well
+			r = run(t, view())
+			r.in <- newRegistry(t).with("a")
+			if b := r.want(t, "a (b)").Catalog.Service("b"); b == nil || b.Spec.Path != "/" || b.Spec.Lead == nil {
+				t.Errorf("the empty service came back as %+v", b)
+			}
+			synctest.Wait()
+			r.stop(t)
+		}
+		r = run(t, view())
+		r.want(t, "a (b) from disk")
+		r.in <- newRegistry(t).with("a")
+		r.want(t, "a (b)")
+		time.Sleep(2 * time.Hour)
+		r.in <- newRegistry(t).with("a", "new")
+		r.want(t, "a new") // b went with a reload that happens anyway
+		r.stop(t)
+		r = run(t, &View{CachePath: path, Source: prefix})
+		r.in <- newRegistry(t).with("a")
+		r.want(t, "a")
+		r.stop(t)
+	})
+}
+
 func TestLiveCatalogIsPassedThoughItEqualsTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {

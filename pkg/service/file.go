@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,11 +12,13 @@ import (
 type File struct {
 	Revision int64                      `json:"revision"`
 	Items    map[string]json.RawMessage `json:"items"`
+	// Empty has a former instance, which led it, of each service that is kept without instances.
+	Empty map[string]json.RawMessage `json:"empty,omitempty"`
 }
 
 // File returns the catalog's items under their registry keys. What was rejected is not among them.
 func (c *Catalog) File() (*File, error) {
-	f := &File{Revision: c.Revision, Items: map[string]json.RawMessage{}}
+	f := &File{Revision: c.Revision, Items: map[string]json.RawMessage{}, Empty: map[string]json.RawMessage{}}
 	for _, n := range c.Nodes {
 		b, err := n.Encode()
 		if err != nil {
@@ -24,27 +27,46 @@ func (c *Catalog) File() (*File, error) {
 		f.Items[NodeKey(c.Prefix, n.Name)] = b
 	}
 	for _, s := range c.Services {
-		for _, i := range s.Instances {
+		instances, items := s.Instances, f.Items
+		if len(instances) == 0 && s.Spec.Lead != nil {
+			instances, items = []*Instance{s.Spec.Lead}, f.Empty
+		}
+		for _, i := range instances {
 			b, err := i.marshal()
 			if err != nil {
 				return nil, err
 			}
-			f.Items[i.Key(c.Prefix)] = b
+			items[i.Key(c.Prefix)] = b
 		}
 	}
 	return f, nil
 }
 
 // Catalog returns what the file holds, under the prefix that its keys have.
-func (f *File) Catalog() *Catalog { return f.Under(prefixOf(sortedKeys(f.Items))) }
+func (f *File) Catalog() *Catalog {
+	return f.Under(prefixOf(slices.Concat(sortedKeys(f.Items), sortedKeys(f.Empty))))
+}
 
 // Under returns what the file holds under that prefix. Its other keys are rejected.
 func (f *File) Under(prefix string) *Catalog {
-	b := NewBuilder(prefix)
-	for _, k := range sortedKeys(f.Items) {
-		b.Put(k, f.Items[k])
+	c, former := build(prefix, f.Revision, f.Items), build(prefix, f.Revision, f.Empty)
+	c.Rejected = slices.Concat(c.Rejected, former.Rejected)
+	var empty []*Service
+	for _, s := range former.Services {
+		if c.Service(s.Name) == nil {
+			empty = append(empty, s.Emptied())
+		}
 	}
-	return b.Catalog(f.Revision)
+	return c.WithEmpty(empty)
+}
+
+// build makes the catalog of some items.
+func build(prefix string, revision int64, items map[string]json.RawMessage) *Catalog {
+	b := NewBuilder(prefix)
+	for _, k := range sortedKeys(items) {
+		b.Put(k, items[k])
+	}
+	return b.Catalog(revision)
 }
 
 // prefixOf finds the prefix of a set of keys: the one under which most of them are nodes and
