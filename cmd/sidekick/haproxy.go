@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -41,7 +43,7 @@ func haproxyCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&alive, "alive", false, "only ask whether HAProxy answers, for health checks")
-	cmd.Flags().BoolVar(&takeOver, "take-over", false, "if another HAProxy answers at these sockets, go on with its listening sockets; then stop that one: no connection is lost")
+	cmd.Flags().BoolVar(&takeOver, "take-over", false, "if another HAProxy answers at these sockets, go on with its listening sockets; you stop that one then, and no connection is lost")
 	s.offer(cmd, haproxySettings, logSettings)
 	return cmd
 }
@@ -49,7 +51,7 @@ func haproxyCommand() *cobra.Command {
 // haproxyAlive says whether the HAProxy that this command starts is there.
 func (s *settings) haproxyAlive(cmd *cobra.Command) error {
 	if err := haproxy.Alive(cmd.Context(), s.haproxyFiles()); err != nil {
-		return fmt.Errorf("%w; start HAProxy anew with: sidekick haproxy", err)
+		return err
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), "alive")
 	return nil
@@ -64,16 +66,12 @@ func (s *settings) execHAProxy(ctx context.Context, takeOver bool) error {
 	}
 	log := s.newLogger(os.Stderr)
 	warnOfNetwork(log)
-	var more []string
-	if haproxy.Answers(ctx, config) {
-		if !takeOver {
-			return fmt.Errorf("another HAProxy answers at %s: stop it first, take its place with --take-over, or give this one its own sockets and configuration", config.MasterSocket)
-		}
-		if err := exposed(config); err != nil {
-			return err
-		}
+	more, err := beside(ctx, config, takeOver)
+	if err != nil {
+		return err
+	}
+	if len(more) > 0 {
 		log.WithField("socket", config.RuntimeSocket).Info("taking the listening sockets over from the HAProxy that runs; stop that one now")
-		more = []string{"-x", config.RuntimeSocket}
 	}
 	err = haproxy.Prepare(ctx, config)
 	if refused := (*haproxy.Refused)(nil); errors.As(err, &refused) {
@@ -94,6 +92,23 @@ func warnOfNetwork(log logrus.FieldLogger) {
 	if id := container.ID(); err == nil && id != "" && isShortID(name, id) {
 		log.WithField("name", name).Warn("this container's name is its id, so its network is hardly its host's, and HAProxy would listen where the agent does not look; run it with --network host")
 	}
+}
+
+// beside returns the arguments with which HAProxy starts beside one that answers at its sockets: none if
+// nobody does. It refuses what would leave two that share ports, each with a part of the connections.
+func beside(ctx context.Context, config haproxy.Config, takeOver bool) ([]string, error) {
+	sockets := haproxy.Answering(ctx, config)
+	handsOver := slices.Contains(sockets, config.RuntimeSocket)
+	at := strings.Join(sockets, " and ")
+	switch {
+	case len(sockets) == 0:
+		return nil, nil
+	case !handsOver:
+		return nil, fmt.Errorf("another HAProxy answers at %s, but not at %s, where it would hand its listening sockets over: stop it, then start this one", at, config.RuntimeSocket)
+	case !takeOver:
+		return nil, fmt.Errorf("another HAProxy answers at %s: stop it first, take its place with --take-over, or give this one its own sockets and configuration", at)
+	}
+	return []string{"-x", config.RuntimeSocket}, exposed(config)
 }
 
 // exposed refuses to take over from a HAProxy that does not hand its listening sockets over.

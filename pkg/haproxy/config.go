@@ -164,7 +164,7 @@ func (c Config) startable(ctx context.Context, s store) error {
 	if err := check(ctx, c.Bin, c.Path, c.Path); err != nil {
 		return err
 	}
-	if c.Managed || Answers(ctx, c) { // the supervisor sees the end; one that runs has the addresses
+	if c.Managed || len(Answering(ctx, c)) > 0 { // the supervisor sees the end; one that runs has the addresses
 		return nil
 	}
 	return c.survivable(ctx, files)

@@ -293,7 +293,7 @@ func (d *Driver) connect(ctx context.Context) error {
 		return d.silent(err, masterErr)
 	}
 	if w, lost := d.master.worker(ctx); lost == nil && w == d.worker {
-		return &silence{cause: &unreachable{err}} // a reload would not bring its socket back
+		return &silence{cause: &unreachable{cause: err, mend: d.cfg.restart()}} // a reload would not bring its socket back
 	}
 	d.answered(Worker{})
 	d.forget(Reason{})

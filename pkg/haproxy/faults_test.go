@@ -96,7 +96,7 @@ func TestMasterIsDeaf(t *testing.T) {
 				if err := fault.begin(f, master); err != nil {
 					t.Fatal(err)
 				}
-				f.tells(t, f.cfg.MasterSocket, "nothing can be reloaded", "start haproxy anew")
+				f.tells(t, f.cfg.MasterSocket, "nothing can be reloaded", "restart haproxy: stop it, then start it")
 				if f.seen.well() {
 					t.Error("the stage is told that all is well")
 				}
@@ -162,7 +162,7 @@ func TestRuntimeSocketIsLost(t *testing.T) {
 					t.Fatal(err)
 				}
 				f.send(t, f.text("    timeout http-request 9s\n", "s2 "+f.one))
-				f.tells(t, f.cfg.RuntimeSocket, "removed or replaced", "start haproxy anew")
+				f.tells(t, f.cfg.RuntimeSocket, "removed or replaced", "restart haproxy: stop it, then start it")
 				after, err := f.driver.master.processes(t.Context())
 				if err != nil || after.reloads != before.reloads {
 					t.Errorf("reloads: got %d, %v, want %d as before", after.reloads, err, before.reloads)
@@ -187,7 +187,7 @@ func TestWorkerHangs(t *testing.T) {
 		}
 		defer syscall.Kill(worker, syscall.SIGCONT)
 		f.send(t, f.text("", "s2 "+f.one))
-		f.tells(t, f.cfg.RuntimeSocket, "does not answer in time", "start it anew")
+		f.tells(t, f.cfg.RuntimeSocket, "does not answer in time", "restart it")
 		if n := unixSockets(t); n > 1 {
 			t.Errorf("%d connections to HAProxy at once, want one at most", n)
 		}

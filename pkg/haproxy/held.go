@@ -143,9 +143,9 @@ func (s *silence) Error() string {
 	case s.ended != nil:
 		return fmt.Sprintf("haproxy does not answer: %v: %v", s.cause, s.ended)
 	case errors.Is(s.cause, syscall.EACCES):
-		return fmt.Sprintf("haproxy's socket is closed to this user (%v): start haproxy anew with \"mode %s\" in the socket's line and a group that both are in, which may enter the socket's directory", s.cause, socketMode)
+		return fmt.Sprintf("haproxy's socket is closed to this user (%v): restart haproxy with \"mode %s\" in the socket's line and a group that both are in, which may enter the socket's directory", s.cause, socketMode)
 	case errors.Is(s.cause, os.ErrDeadlineExceeded):
-		return fmt.Sprintf("haproxy does not answer in time (%v): start it anew if it goes on like that", s.cause)
+		return fmt.Sprintf("haproxy does not answer in time (%v): restart it if it goes on like that", s.cause)
 	default:
 		return fmt.Sprintf("haproxy does not answer: %v", s.cause)
 	}
@@ -154,11 +154,14 @@ func (s *silence) Error() string {
 func (s *silence) Unwrap() error { return s.cause }
 
 // unreachable says that a worker that answered before lives without its socket.
-type unreachable struct{ cause error }
+type unreachable struct {
+	cause error
+	mend  string
+}
 
 // Error names the mend.
 func (u *unreachable) Error() string {
-	return fmt.Sprintf("%v, though its worker serves on: the socket was removed or replaced; start haproxy anew", u.cause)
+	return fmt.Sprintf("%v, though its worker serves on: the socket was removed or replaced; %s", u.cause, u.mend)
 }
 
 func (u *unreachable) Unwrap() error { return u.cause }
@@ -175,15 +178,25 @@ func (d *Driver) silent(worker, master error) error {
 	return &silence{gone: gone, ended: d.here.ended, cause: worker}
 }
 
+// restart says how to restart HAProxy. One that is started beside the former, whose sockets are not all
+// there, would share its ports with it.
+func (c Config) restart() string {
+	if c.Managed {
+		return "restart this agent, whose child haproxy is"
+	}
+	return "restart haproxy: stop it, then start it"
+}
+
 // deaf says that the worker serves and its master does not answer.
 type deaf struct {
 	path  string
 	cause error
+	mend  string
 }
 
 // Error says what still works, and the mend.
 func (m *deaf) Error() string {
-	return fmt.Sprintf("haproxy's master does not answer at %s (%v): its worker serves on and takes changes of servers, but nothing can be reloaded; start haproxy anew", m.path, m.cause)
+	return fmt.Sprintf("haproxy's master does not answer at %s (%v): its worker serves on and takes changes of servers, but nothing can be reloaded; %s", m.path, m.cause, m.mend)
 }
 
 func (m *deaf) Unwrap() error { return m.cause }
@@ -201,7 +214,7 @@ func (d *Driver) heard(masterErr error) (changed bool) {
 	case p.deafSince.IsZero():
 		p.deafSince = time.Now()
 	case time.Since(p.deafSince) >= startGrace:
-		p.deaf = &deaf{path: d.cfg.MasterSocket, cause: masterErr}
+		p.deaf = &deaf{path: d.cfg.MasterSocket, cause: masterErr, mend: d.cfg.restart()}
 	}
 	return was != (p.deaf != nil)
 }

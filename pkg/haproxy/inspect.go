@@ -31,18 +31,31 @@ func Bound(configuration string) []uint16 {
 	return ports
 }
 
-// Answers tells whether a HAProxy answers at the master's or the worker's socket of c. A second one
-// beside it would share its ports, and nobody would notice.
-func Answers(ctx context.Context, c Config) bool { return NewSupervisor(c).answered(ctx) }
-
-// Alive returns an error unless both the master and a worker answer: a worker that has lost its master
-// serves on, but can never be reloaded.
-func Alive(ctx context.Context, c Config) error {
-	if _, err := (masterCLI{c.MasterSocket}).processes(ctx); err != nil {
-		return fmt.Errorf("haproxy's master does not answer: %w", err)
+// Answering returns those of c's two sockets at which a HAProxy answers. If there is one, a second HAProxy
+// would share its ports, and nobody would notice. Only the one at the runtime socket hands over what it
+// listens on. A master that executes itself anew does not answer for a moment, but then its worker does.
+func Answering(ctx context.Context, c Config) (sockets []string) {
+	if _, err := (masterCLI{c.MasterSocket}).processes(ctx); err == nil {
+		sockets = append(sockets, c.MasterSocket)
 	}
-	if _, err := (runtimeAPI{c.RuntimeSocket}).info(ctx); err != nil {
-		return fmt.Errorf("haproxy's worker does not answer: %w", err)
+	if _, err := (runtimeAPI{c.RuntimeSocket}).info(ctx); err == nil {
+		sockets = append(sockets, c.RuntimeSocket)
+	}
+	return sockets
+}
+
+// Alive returns an error, with the mend, unless both the master and a worker answer: a worker that has
+// lost its master serves on, but can never be reloaded.
+func Alive(ctx context.Context, c Config) error {
+	_, masterErr := (masterCLI{c.MasterSocket}).processes(ctx)
+	_, workerErr := (runtimeAPI{c.RuntimeSocket}).info(ctx)
+	switch {
+	case masterErr != nil && workerErr != nil:
+		return fmt.Errorf("haproxy does not answer (%w; %w): start it, for instance with sidekick haproxy", masterErr, workerErr)
+	case masterErr != nil:
+		return fmt.Errorf("haproxy's master does not answer (%w), though its worker does: restart haproxy, or start another with sidekick haproxy --take-over and then stop this one", masterErr)
+	case workerErr != nil:
+		return fmt.Errorf("haproxy's worker does not answer (%w), though its master does: restart haproxy (stop it, then start it)", workerErr)
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (d *Driver) reloadable(parent context.Context) error {
 			return nil
 		}
 		if pause(ctx, pollEvery) != nil {
-			return cmp.Or[error](parent.Err(), &deaf{path: d.cfg.MasterSocket, cause: err})
+			return cmp.Or[error](parent.Err(), &deaf{path: d.cfg.MasterSocket, cause: err, mend: d.cfg.restart()})
 		}
 	}
 }
@@ -322,7 +322,7 @@ func (d *Driver) confirm(ctx context.Context, pid int, c candidate) error {
 			return fmt.Errorf("the new worker %d is gone: %w", pid, cmp.Or(err, errOtherMaster))
 		}
 		if pause(ctx, pollEvery) != nil {
-			return errors.Join(fmt.Errorf("the new worker %d does not answer at %s: start haproxy anew if its socket is gone", pid, d.cfg.RuntimeSocket), err)
+			return errors.Join(fmt.Errorf("the new worker %d does not answer at %s: if its socket is gone, %s", pid, d.cfg.RuntimeSocket, d.cfg.restart()), err)
 		}
 	}
 	d.meet(i)

@@ -89,7 +89,7 @@ func (s *Supervisor) vacant(ctx context.Context) (*os.File, error) {
 	defer cancel()
 	for {
 		locked := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
-		if locked && !s.answered(limit) {
+		if locked && len(Answering(limit, s.cfg)) == 0 {
 			return lock, nil
 		}
 		if pause(limit, pollEvery) == nil {
@@ -101,14 +101,6 @@ func (s *Supervisor) vacant(ctx context.Context) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("another haproxy, or its agent, uses %s: stop it, or run with --haproxy external", s.cfg.MasterSocket)
 	}
-}
-
-// answered tells whether a master or a worker answers. A master that executes itself anew does not
-// for a moment, but then its worker does.
-func (s *Supervisor) answered(ctx context.Context) bool {
-	_, masterErr := masterCLI{s.cfg.MasterSocket}.processes(ctx)
-	_, workerErr := runtimeAPI{s.cfg.RuntimeSocket}.info(ctx)
-	return masterErr == nil || workerErr == nil
 }
 
 // supervise starts HAProxy again and again.
