@@ -132,8 +132,10 @@ func (d *Driver) childEnded(err error) {
 
 // silence says that HAProxy does not answer.
 type silence struct {
-	gone  bool  // neither socket is served
-	ended error // how it ended last, if that is known
+	gone  bool   // neither socket is served
+	ended error  // how it ended last, if that is known
+	child bool   // this agent starts it
+	last  Worker // that answered, if one did
 	cause error
 }
 
@@ -142,6 +144,8 @@ func (s *silence) Error() string {
 	switch {
 	case s.ended != nil:
 		return fmt.Sprintf("haproxy does not answer: %v: %v", s.cause, s.ended)
+	case s.gone && !s.child:
+		return s.absent()
 	case errors.Is(s.cause, syscall.EACCES):
 		return fmt.Sprintf("haproxy's socket is closed to this user (%v): restart haproxy with \"mode %s\" in the socket's line and a group that both are in, which may enter the socket's directory", s.cause, socketMode)
 	case errors.Is(s.cause, os.ErrDeadlineExceeded):
@@ -149,6 +153,15 @@ func (s *silence) Error() string {
 	default:
 		return fmt.Sprintf("haproxy does not answer: %v", s.cause)
 	}
+}
+
+// absent says what to do about a HAProxy that somebody else starts. That its sockets were removed is no
+// proof that it ended.
+func (s *silence) absent() string {
+	if s.last.Pid != 0 && errors.Is(s.cause, syscall.ENOENT) {
+		return fmt.Sprintf("haproxy's sockets are gone (%v): if its worker, process %d, still runs, that serves on out of reach: end it (kill -USR1 %[2]d, or stop its container or service), then start haproxy, for instance with sidekick haproxy", s.cause, s.last.Pid)
+	}
+	return fmt.Sprintf("haproxy is not running, so this host serves nothing (%v): start it, for instance with sidekick haproxy", s.cause)
 }
 
 func (s *silence) Unwrap() error { return s.cause }
@@ -175,7 +188,7 @@ func (d *Driver) silent(worker, master error) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return &silence{gone: gone, ended: d.here.ended, cause: worker}
+	return &silence{gone: gone, ended: d.here.ended, child: d.cfg.Managed, last: d.here.worker, cause: worker}
 }
 
 // restart says how to restart HAProxy. One that is started beside the former, whose sockets are not all

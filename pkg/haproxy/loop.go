@@ -75,10 +75,10 @@ type loop struct {
 	want     render.Files // nil before the first
 	retryAt  time.Time
 	backoff  time.Duration
-	failures int    // in a row
-	failing  bool   // the failure is logged
-	inStep   bool   // the last attempt put in force what is wanted
-	warnedOf string // the comment that was warned of last
+	failures int     // in a row
+	logged   trouble // the worst since all was well
+	inStep   bool    // the last attempt put in force what is wanted
+	warnedOf string  // the comment that was warned of last
 
 	deleteAt    time.Time
 	deleteEvery time.Duration
@@ -226,17 +226,26 @@ func (l *loop) attempt(ctx context.Context) {
 		l.retryAt = time.Now().Add(wait)
 	default:
 		l.backoff = retryMin
-		if l.failing {
+		if l.logged != noTrouble {
 			l.cfg.Log.Info("haproxy is as wanted again")
 		}
-		l.failing, l.failures = false, 0
+		l.logged, l.failures = noTrouble, 0
 	}
 }
+
+// trouble is what can be wrong, the worst last.
+type trouble int
+
+const (
+	noTrouble trouble = iota
+	isBehind          // the last good configuration serves
+	isGone            // nothing serves
+)
 
 // failed plans the next try. A HAProxy that is just being started is no news.
 func (l *loop) failed(ctx context.Context, err error) {
 	pause, refused := l.backoff, asRefused(err) != nil
-	_, silent := errors.AsType[*silence](err)
+	silence, silent := errors.AsType[*silence](err)
 	if refused && !silent {
 		pause = l.refusedFor(ctx)
 	}
@@ -246,11 +255,22 @@ func (l *loop) failed(ctx context.Context, err error) {
 		return
 	}
 	l.failures++
-	if l.failing || (!refused && l.failures < 5) {
+	if !refused && l.failures < 5 {
 		return
 	}
-	l.failing = true
-	l.cfg.Log.WithError(err).Warn("haproxy is not as wanted; the last good configuration stays in force")
+	l.tell(err, silent && silence.gone)
+}
+
+// tell logs a failure, unless that or worse is logged already. Nothing serves where HAProxy is gone: an error.
+func (l *loop) tell(err error, gone bool) {
+	switch {
+	case gone && l.logged < isGone:
+		l.logged = isGone
+		l.cfg.Log.WithError(err).Error("haproxy is not there; the last good configuration is on disk for its start")
+	case !gone && l.logged < isBehind:
+		l.logged = isBehind
+		l.cfg.Log.WithError(err).Warn("haproxy is not as wanted; the last good configuration stays in force")
+	}
 }
 
 // refusedFor is how long the refused text is not worth another try.

@@ -68,7 +68,7 @@ func (d *Driver) verify(ctx context.Context, answering Worker) error {
 	}
 	for range verifyRounds {
 		if answering != mine {
-			return fmt.Errorf("%w, an old one (process %d) at %s and a new one (process %d) at %s: stop the old one",
+			return fmt.Errorf("%w, an old one (process %d) at %s and a new one (process %d) at %s: stop the old one (kill -USR1 %[2]d, or stop its container or service)",
 				errTwo, answering.Pid, d.cfg.RuntimeSocket, mine.Pid, d.cfg.MasterSocket)
 		}
 		i, err := d.api.info(ctx)

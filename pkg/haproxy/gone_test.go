@@ -1,0 +1,87 @@
+package haproxy
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+)
+
+// logged keeps what the driver logs.
+func (b *bench) logged() *logtest.Hook {
+	log, hook := logtest.NewNullLogger()
+	b.cfg.Log = log
+	return hook
+}
+
+// count is how many entries of a level have these words.
+func count(hook *logtest.Hook, level logrus.Level, words string) int {
+	return len(slices.DeleteFunc(hook.AllEntries(), func(e *logrus.Entry) bool {
+		return e.Level != level || !strings.Contains(e.Message, words)
+	}))
+}
+
+// TestGoneIsTold: that nothing serves is an error of its own, with the mend, also when something less
+// was wrong before.
+func TestGoneIsTold(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t.T, t.Bin)
+		log := b.logged()
+		kill := b.start(t)
+		b.run(t)
+		one := "s1 " + haproxytest.Server(t, "one")
+		b.send(t, b.text("", one))
+		b.untilInStep(t)
+		b.send(t, b.text("    nonsense\n", one))
+		haproxytest.Until(t, "the refusal to be logged", func() bool { return count(log, logrus.WarnLevel, "stays in force") == 1 })
+		kill()
+		haproxytest.Until(t, "the end to be logged", func() bool { return count(log, logrus.ErrorLevel, "haproxy is not there") == 1 })
+		words := b.driver.State().LastError
+		for _, want := range []string{"not running", "serves nothing", "start it", "sidekick haproxy"} {
+			if !strings.Contains(words, want) {
+				t.Errorf("%q does not say %q", words, want)
+			}
+		}
+	})
+}
+
+// TestSocketsAreRemoved: a HAProxy that serves on without its sockets is named, and the command that is
+// told ends it, so that the next one does not share its ports.
+func TestSocketsAreRemoved(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t.T, t.Bin)
+		if err := Prepare(t.Context(), b.cfg); err != nil {
+			t.Fatal(err)
+		}
+		cmd := b.launch(t)
+		endsWith(t, cmd)
+		b.run(t)
+		want := b.text("", "s1 "+haproxytest.Server(t, "one"))
+		b.send(t, want)
+		haproxytest.Until(t, "one to answer", answers(b.addr, "one"))
+		b.untilInStep(t)
+		worker := b.worker(t).Pid
+		for _, socket := range []string{b.cfg.MasterSocket, b.cfg.RuntimeSocket} {
+			if err := os.Remove(socket); err != nil {
+				t.Fatal(err)
+			}
+		}
+		haproxytest.Until(t, "the mend to be told", func() bool {
+			return strings.Contains(b.driver.State().LastError, fmt.Sprintf("kill -USR1 %d", worker))
+		})
+		if err := syscall.Kill(worker, syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		haproxytest.Until(t, "master and worker to end", func() bool { return !alive(worker) && !alive(cmd.Process.Pid) })
+		b.start(t)
+		b.untilInStep(t)
+		b.inStep(t, want)
+	})
+}
