@@ -124,6 +124,9 @@ func (d *Driver) attempt(ctx context.Context, want render.Files) (Result, time.D
 	defer d.release()
 	began := time.Now()
 	res, wait, err := d.step(ctx, want)
+	if err == nil && wait == 0 {
+		d.store.dropRefused()
+	}
 	res.Took = time.Since(began)
 	d.publish(res, wait, err)
 	return res, wait, err

@@ -218,7 +218,10 @@ func TestRefusedTextLeavesTheOldOne(t *testing.T) {
 					t.Errorf("got %v, want a refusal at %q with %q", err, tt.stage, tt.words)
 				}
 				if strings.Contains(err.Error(), candidatePrefix) {
-					t.Errorf("%v names the candidate, want the live file", err)
+					t.Errorf("%v names the candidate, which is gone", err)
+				}
+				if tt.stage == StageCheck {
+					b.keepsRefused(t, tt.text, err)
 				}
 				if got := b.worker(t); got != before {
 					t.Errorf("worker: got %v, want the same %v", got, before)
@@ -232,6 +235,30 @@ func TestRefusedTextLeavesTheOldOne(t *testing.T) {
 			t.Errorf("left behind: %v, %v", left, err)
 		}
 	})
+}
+
+// keepsRefused fails the test unless HAProxy's words are about a file with the refused text, which goes
+// when there is none.
+func (b *bench) keepsRefused(tb testing.TB, text string, refused error) {
+	tb.Helper()
+	path := filepath.Join(b.cfg.WorkDir, refusedName)
+	if got, err := os.ReadFile(path); string(got) != text {
+		tb.Errorf("%s: got %q, %v, want the refused text", path, got, err)
+	}
+	if words := refused.Error(); !strings.Contains(words, path+":") || strings.Contains(words, b.cfg.Path) {
+		tb.Errorf("%q speaks of another file than %s", words, path)
+	}
+	if s := b.driver.State(); !strings.Contains(s.Status, "changes of servers go on") {
+		tb.Errorf("status: got %q, want what goes on", s.Status)
+	}
+	good, err := os.ReadFile(b.cfg.Path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b.apply(tb, string(good))
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		tb.Errorf("%s with all in step: got %v, want none", path, err)
+	}
 }
 
 // TestReloadFailureRollsBack makes HAProxy itself refuse at the reload what its check accepted: the

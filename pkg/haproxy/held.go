@@ -253,7 +253,7 @@ func (d *Driver) silentFor(least time.Duration) bool {
 
 // starting tells whether an error only means that HAProxy is still being started, which is no news.
 func (d *Driver) starting(err error) bool {
-	if _, silent := errors.AsType[*silence](err); !silent || asRefused(err) != nil {
+	if !isSilence(err) || asRefused(err) != nil {
 		return false
 	}
 	d.mu.Lock()

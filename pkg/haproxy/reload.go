@@ -39,7 +39,7 @@ func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, 
 	defer c.discard() //nolint:errcheck // tidied at the next start
 	d.reloaded = time.Now()
 	err = d.load(ctx, c)
-	d.refusal.note(want, err)
+	d.conclude(want, err)
 	return 0, err
 }
 
@@ -75,9 +75,19 @@ func (d *Driver) candidate(ctx context.Context, want, held render.Files, known b
 	c, err := d.judged(ctx, want, held, known)
 	if err != nil {
 		d.reloaded = time.Now() // it costs as much of HAProxy's program as a reload
-		d.refusal.note(want, err)
+		d.conclude(want, err)
 	}
 	return c, err
+}
+
+// conclude remembers how a text fared. HAProxy speaks of lines of one that it refuses, and the file on
+// disk is the last good one: so it is kept elsewhere, and the words name that place.
+func (d *Driver) conclude(want render.Files, err error) {
+	refused := asRefused(err)
+	if refused != nil && (refused.Stage == StageCheck || refused.Stage == StageReload) && d.store.keepRefused(want) {
+		refused.Words = strings.ReplaceAll(refused.Words, d.cfg.Path, d.store.refused())
+	}
+	d.refusal.note(want, err)
 }
 
 // judged is a candidate that passed everything that can be found out before HAProxy loads it.

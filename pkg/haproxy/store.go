@@ -25,7 +25,8 @@ const (
 	candidatePrefix = "sidekick-check-"
 	appliedName     = "applied.json"
 	refusedSuffix   = ".refused" // of what is set aside
-	readLimit       = 64 << 20   // of a set of files that is read back
+	refusedName     = "refused.cfg"
+	readLimit       = 64 << 20 // of a set of files that is read back
 )
 
 // store is the configuration and the files it names, on disk. At every instruction the files are one
@@ -225,7 +226,8 @@ var tempName = regexp.MustCompile(`\.[0-9]+$`)
 
 // tidy removes candidates, sets and unfinished files that a crash left.
 func (s store) tidy() error {
-	return errors.Join(s.tidyWork(), s.prune(), unfinished(s.path), unfinished(s.path+refusedSuffix), unfinished(startsName(s.path)), unfinished(s.note()))
+	return errors.Join(s.tidyWork(), s.prune(), unfinished(s.path), unfinished(s.path+refusedSuffix), unfinished(startsName(s.path)),
+		unfinished(s.note()), unfinished(s.refused()))
 }
 
 // tidyWork removes the candidates in the directory of our own.
@@ -298,6 +300,24 @@ func (s store) writeApplied(files render.Files, w Worker) error {
 
 // dropApplied removes the note. One that stays where it cannot be removed could not be written either.
 func (s store) dropApplied() { os.Remove(s.note()) }
+
+// refused is where the text that HAProxy refused last is kept.
+func (s store) refused() string { return filepath.Join(s.work, refusedName) }
+
+// keepRefused keeps a refused text for people to read, where only we write. It tells whether it is there.
+func (s store) keepRefused(files render.Files) bool {
+	return s.work != "" && s.makeWork() == nil && atomicfile.Write(s.refused(), 0o600, func(out io.Writer) error {
+		_, err := files[0].WriteTo(out)
+		return err
+	}) == nil
+}
+
+// dropRefused removes it. One that cannot be removed does no harm.
+func (s store) dropRefused() {
+	if s.work != "" {
+		os.Remove(s.refused())
+	}
+}
 
 // readApplied returns the note; a missing or broken one is a zero note.
 func (s store) readApplied() applied {

@@ -35,6 +35,8 @@ func (d *Driver) publish(res Result, wait time.Duration, err error) {
 	switch {
 	case quiet:
 		v.Status = "waiting for haproxy to start"
+	case asRefused(err) != nil && d.shown != nil && !isSilence(err):
+		v.Status, v.LastError = "behind; the last good configuration serves, and changes of servers go on", err.Error()
 	case err != nil:
 		v.Status, v.LastError = "behind", err.Error()
 	case wait > 0:
@@ -70,6 +72,12 @@ func (d *Driver) log(res Result, err error) {
 	} else {
 		log.Debug("haproxy updated")
 	}
+}
+
+// isSilence tells whether an error means that HAProxy does not answer.
+func isSilence(err error) bool {
+	_, silent := errors.AsType[*silence](err)
+	return silent
 }
 
 // asRefused returns the refusal within an error, nil if there is none.
