@@ -101,7 +101,7 @@ func TestConditionalBindsAreNotProbed(t *testing.T) {
 	}
 }
 
-// TestConditionalSocketIsLeftToHAProxy: a driver's socket that HAProxy may open refuses no text.
+// TestConditionalSocketIsLeftToHAProxy: a runtime socket that HAProxy may open refuses no text.
 func TestConditionalSocketIsLeftToHAProxy(t *testing.T) {
 	const socket = " stats socket /r.sock level admin\n"
 	for text, refused := range map[string]bool{

@@ -55,7 +55,7 @@ func mentioning(f render.File, word string) string {
 // neither confirmed nor followed by another change. shared says that HAProxy is another user, with a
 // group in common; then the socket must be open to that, which shows only at HAProxy's next start.
 func drivable(want render.Files, socket string, shared bool) error {
-	fault := "does not open the driver's socket: add the line"
+	fault := "does not open the runtime socket: add the line"
 	for _, l := range globals(want) {
 		if word(l, 0) != "stats" || word(l, 1) != "socket" {
 			continue
@@ -66,16 +66,16 @@ func drivable(want render.Files, socket string, shared bool) error {
 		if strings.TrimPrefix(word(l, 2), "unix@") == socket {
 			switch {
 			case argument(l, "level") != "admin": // "operator" if none is given
-				fault = "lets nobody change servers at the driver's socket: write the line"
+				fault = "lets nobody change servers at the runtime socket: write the line"
 			case shared && !openToUs(l):
-				fault = "closes the driver's socket to the group that agent and haproxy have in common: write the line"
+				fault = "closes the runtime socket to the group that agent and haproxy have in common: write the line"
 			default:
 				return nil
 			}
 		}
 	}
 	return &Refused{Stage: StageText, Words: fmt.Sprintf(
-		"the global section %s \"stats socket %s mode %s level admin expose-fd listeners\"", fault, socket, socketMode)}
+		"the global section %s \"stats socket %s mode %s level admin expose-fd listeners\" (in a template with {{quote .RuntimeSocket}} for the path)", fault, socket, socketMode)}
 }
 
 // openToUs tells whether a socket's line lets this process connect, which is not HAProxy's user but has

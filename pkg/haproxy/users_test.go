@@ -270,21 +270,21 @@ func TestDrivable(t *testing.T) {
 		"HAProxy's default":   {"mode 660", "lets nobody change", "lets nobody change"},
 		"operator":            {"mode 660 level operator", "lets nobody change", "lets nobody change"},
 		"the last one counts": {"level user mode 600 level admin mode 660", "", ""},
-		"no mode":             {"level admin", "", "closes the driver's socket"},
-		"owner only":          {"level admin mode 600", "", "closes the driver's socket"},
+		"no mode":             {"level admin", "", "closes the runtime socket"},
+		"owner only":          {"level admin mode 600", "", "closes the runtime socket"},
 		"our group":           {fmt.Sprintf("level admin mode 660 gid %d", ours), "", ""},
-		"another group":       {fmt.Sprintf("level admin mode 660 gid %d", theirs), "", "closes the driver's socket"},
-		"an unknown group":    {"level admin mode 660 group no-such", "", "closes the driver's socket"},
+		"another group":       {fmt.Sprintf("level admin mode 660 gid %d", theirs), "", "closes the runtime socket"},
+		"an unknown group":    {"level admin mode 660 group no-such", "", "closes the runtime socket"},
 		"everybody":           {fmt.Sprintf("level admin mode 666 gid %d", theirs), "", ""},
 		"we are the owner":    {fmt.Sprintf("level admin mode 600 uid %d", os.Geteuid()), "", ""},
-		"only readable to us": {fmt.Sprintf("level admin mode 460 uid %d", os.Geteuid()), "", "closes the driver's socket"},
+		"only readable to us": {fmt.Sprintf("level admin mode 460 uid %d", os.Geteuid()), "", "closes the runtime socket"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			want := files("global\n    stats socket /other.sock mode 600\n    stats socket /r.sock " + tt.words + "\n")
 			for shared, words := range map[bool]string{false: tt.alone, true: tt.shared} {
 				err := drivable(want, "/r.sock", shared)
-				if (err != nil) != (words != "") || err != nil && (!strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), "stats socket /r.sock mode 660 level admin")) {
+				if (err != nil) != (words != "") || err != nil && (!strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), "stats socket /r.sock mode 660 level admin") || !strings.Contains(err.Error(), "{{quote .RuntimeSocket}}")) {
 					t.Errorf("shared %v: got %v, want a refusal with %q", shared, err, words)
 				}
 			}
