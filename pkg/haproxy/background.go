@@ -150,7 +150,9 @@ func (l *loop) followed(ctx context.Context, f followed) {
 	err := l.keep(f)
 	l.followAfter = time.Now().Add(followShare * (f.spent + time.Since(began)))
 	if err != nil && ctx.Err() == nil {
-		l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs")
+		if !l.followFailed {
+			l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs; it is tried again")
+		}
 		l.report(err)
 		l.followHold, l.followFailed = time.Now().Add(retryMax), true
 	}

@@ -3,6 +3,7 @@ package haproxy
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -84,4 +85,41 @@ func TestSocketsAreRemoved(t *testing.T) {
 		b.untilInStep(t)
 		b.inStep(t, want)
 	})
+}
+
+// TestFollowFailureIsLoggedOnce: a file that cannot be written for a while is told once, and its return.
+func TestFollowFailureIsLoggedOnce(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t.T, t.Bin)
+		b.cfg.WorkDir = filepath.Join(haproxytest.Dir(t), "work")
+		log, seen := b.logged(), b.reported()
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.send(t, b.text("", "s1 "+one))
+		b.untilInStep(t)
+		if err := os.Rename(b.cfg.WorkDir, b.cfg.WorkDir+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(b.cfg.WorkDir, nil, 0o600); err != nil { // also root can make no directory there
+			t.Fatal(err)
+		}
+		b.send(t, b.text("", "s2 "+one))
+		haproxytest.Until(t, "two failures to be reported", func() bool { return seen.failures() >= 2 })
+		if err := os.Remove(b.cfg.WorkDir); err != nil {
+			t.Fatal(err)
+		}
+		haproxytest.Until(t, "the file to follow", func() bool { return count(log, logrus.InfoLevel, "follows again") == 1 })
+		if n := count(log, logrus.WarnLevel, "does not follow"); n != 1 {
+			t.Errorf("logged %d times, want once", n)
+		}
+		b.inStep(t, b.text("", "s2 "+one))
+	})
+}
+
+// failures is how many errors were reported.
+func (r *reports) failures() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(slices.DeleteFunc(slices.Clone(r.all), func(err error) bool { return err == nil }))
 }
