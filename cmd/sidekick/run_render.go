@@ -40,6 +40,7 @@ type rendering struct {
 	renderer *render.Renderer
 	good     *render.Renderer    // the last one that made a text
 	refused  error               // why the template on disk is not the one in use
+	told     string              // what was logged of that last, "" since it is in use
 	checks   string              // what people were told of HAProxy's own checks
 	rejected []service.Rejection // that people were told of
 	sent     [sha256.Size]byte
@@ -58,7 +59,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 			r.state.SetCatalog(now.snapshot.Catalog, now.snapshot.Live, now.snapshot.Saved)
 			r.tellRejected(&now)
 		case content := <-contents:
-			now.renderer, now.refused = r.parse(content, now.renderer)
+			r.parse(content, &now)
 			r.ports.forget()
 		case <-r.again:
 			onlyPorts = true
@@ -84,16 +85,17 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	}
 	files, model, err := r.render(ctx, now.renderer, now.snapshot.Catalog)
 	if err != nil && now.good != nil && now.good != now.renderer {
-		r.log.WithError(err).Error("template fails; the last good one stays in use")
+		r.complain(now, err)
 		now.refused, now.renderer = err, now.good
 		files, model, err = r.render(ctx, now.renderer, now.snapshot.Catalog)
 	}
 	r.state.Report(admin.StageRender)(errors.Join(now.refused, err))
 	if err != nil {
-		r.log.WithError(err).Error("template failed; the last good configuration stays in force")
+		r.complain(now, err)
 		return nil
 	}
 	now.good = now.renderer
+	r.tellMended(now)
 	r.state.SetModel(model)
 	r.tellChecks(now, model)
 	hash := files.Hash()
@@ -118,6 +120,27 @@ func (r *renderStage) tellRejected(now *rendering) {
 	first := rejected[0]
 	r.log.WithFields(logrus.Fields{"count": len(rejected), "first": first.Name, "why": first.Reason}).
 		Warn("entries of the registry break a rule and are left out; `sidekick services` lists them")
+}
+
+// complain logs what is wrong with the template, unless that is what was logged last.
+func (r *renderStage) complain(now *rendering, err error) {
+	if now.told == err.Error() {
+		return
+	}
+	now.told = err.Error()
+	if now.good == nil {
+		r.log.WithError(err).Error("the template fails; until it is mended, HAProxy goes on with what is on disk")
+	} else {
+		r.log.WithError(err).Warn("the template fails; the last good configuration stays in force")
+	}
+}
+
+// tellMended logs that the template on disk is in use after it was not.
+func (r *renderStage) tellMended(now *rendering) {
+	if now.told != "" && now.refused == nil {
+		now.told = ""
+		r.log.Info("the template is mended and in use")
+	}
 }
 
 // tellChecks logs what --proxy-check auto came to, whenever that is something else.
@@ -155,8 +178,8 @@ func (r *renderStage) followTemplate(ctx context.Context, out chan<- filepoll.Co
 	return filepoll.Run(ctx, r.template, templatePoll, out)
 }
 
-// parse returns the renderer of the new text, or the old one and why the text is no template.
-func (r *renderStage) parse(content filepoll.Content, old *render.Renderer) (*render.Renderer, error) {
+// parse takes the template's text. One that is no template leaves the former renderer in use.
+func (r *renderStage) parse(content filepoll.Content, now *rendering) {
 	name := r.template
 	if name == "" {
 		name = builtinTemplate
@@ -165,14 +188,11 @@ func (r *renderStage) parse(content filepoll.Content, old *render.Renderer) (*re
 	if content.Err != nil {
 		err = fmt.Errorf("--template: %w", content.Err)
 	}
+	now.refused = err
 	if err != nil {
 		r.state.Report(admin.StageRender)(err)
-		if old == nil {
-			r.log.WithError(err).Error("template refused; until it is mended, HAProxy goes on with what is on disk")
-		} else {
-			r.log.WithError(err).Error("template refused; the last good one stays in force")
-		}
-		return old, err
+		r.complain(now, err)
+		return
 	}
-	return renderer, nil
+	now.renderer = renderer
 }
