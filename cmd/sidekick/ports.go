@@ -20,7 +20,7 @@ import (
 // port: a reload that fails to bind stops the old worker's listeners for seconds.
 type ports struct {
 	host string          // address on which services' ports are opened, "" for all
-	held func() []uint16 // the ports that our HAProxy may be holding now
+	held func() []uint16 // the ports that our HAProxy may be holding now, sorted
 
 	denied  map[uint16]string // as of the last look, with the reasons
 	granted []uint16          // as of the last look at the rendered text
@@ -31,6 +31,9 @@ type ports struct {
 // returns those that cannot be had, with the reason.
 func (p *ports) taken(ctx context.Context, c *service.Catalog) map[uint16]string {
 	p.denied = map[uint16]string{}
+	if !p.asked(c) {
+		return p.denied
+	}
 	held := p.held()
 	for _, s := range c.Services {
 		port := s.Spec.Listen
@@ -38,7 +41,10 @@ func (p *ports) taken(ctx context.Context, c *service.Catalog) map[uint16]string
 		case port == 0 || p.denied[port] != "":
 		case p.doubled[port]:
 			p.denied[port] = fmt.Sprintf("port %d is one that the template binds itself", port)
-		case !slices.Contains(held, port):
+		default:
+			if _, ours := slices.BinarySearch(held, port); ours {
+				continue
+			}
 			if err := probePort(ctx, p.host, port); err != nil {
 				p.denied[port] = err.Error()
 			}

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -55,4 +56,32 @@ func manyServers(n, weight int) render.Files {
 // inOneBlock is what a template makes that does not use {{services}}.
 func inOneBlock(files render.Files) render.Files {
 	return render.Files{{Blocks: []render.Block{render.NewBlock("", files[0].Text())}}}
+}
+
+// BenchmarkHeld is what the rendering asks for when a service wants a port of its own, after one
+// changed server among many (P12).
+func BenchmarkHeld(b *testing.B) {
+	for _, servers := range []int{100, 10_000} {
+		b.Run(strconv.Itoa(servers), func(b *testing.B) {
+			texts := []render.Files{withBinds(manyServers(servers, 100)), withBinds(manyServers(servers, 7))}
+			var d Driver
+			d.here.answering = true
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				d.holds(texts[n%2 : n%2+1])
+				if got := len(d.Held()); got != 2 {
+					b.Fatalf("got %d ports held, want 2", got)
+				}
+				n++
+			}
+		})
+	}
+}
+
+// withBinds gives a text two addresses, one at each end.
+func withBinds(files render.Files) render.Files {
+	blocks := []render.Block{render.NewBlock("", "frontend first\n    bind :80\n")}
+	blocks = append(blocks, files[0].Blocks...)
+	return render.Files{{Blocks: append(blocks, render.NewBlock("", "frontend last\n    bind :81\n"))}}
 }

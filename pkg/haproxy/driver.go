@@ -54,6 +54,8 @@ type Driver struct {
 	shown  render.Files // running, for State
 	behind bool         // the last attempt did not end with what was wanted in force
 	here   presence
+
+	bound lastBound // for Held
 }
 
 // departure is a server that is out of service and waits for its deletion.

@@ -3,8 +3,10 @@ package haproxy
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -44,12 +46,29 @@ func (d *Driver) Held() []uint16 {
 	}
 	var ports []uint16
 	for _, text := range texts {
-		for _, a := range binds(text) {
+		for _, a := range d.bound.read(text) {
 			ports = append(ports, a.Port())
 		}
 	}
 	slices.Sort(ports)
 	return slices.Compact(ports)
+}
+
+// lastBound is what the last text listened on, from which the next one's addresses are soon found.
+type lastBound struct {
+	mu   sync.Mutex
+	last listeners
+}
+
+// read is binds for a text that is like the last one.
+func (b *lastBound) read(text render.Files) []netip.AddrPort {
+	if len(text) == 0 {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last = b.last.of(text[0])
+	return b.last.addresses()
 }
 
 // startsWith are the texts whose addresses a silent HAProxy may hold already.

@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // reports is what the haproxy stage was told.
@@ -288,6 +291,54 @@ func TestBindAddresses(t *testing.T) {
 			t.Errorf("bind %s: got %q, want %q", word, joined, want)
 		}
 	}
+}
+
+// TestListenersFollowTheText: the addresses of a text are the same whether it is read as a whole or
+// from what is known of another one, whichever lines came, went or moved.
+func TestListenersFollowTheText(t *testing.T) {
+	line := rapid.SampledFrom([]string{
+		"frontend f", " bind :80", "\tbind 127.0.0.1:81-83,:90", " bindings 1", "# bind :84", " bind \"$ANY\"", " server s 10.0.0.1:80",
+		" .if 1", ".endif", "backend binder", "",
+	})
+	text := rapid.Custom(func(t *rapid.T) render.Files {
+		f := render.File{}
+		for _, lines := range rapid.SliceOfN(rapid.SliceOfN(line, 0, 4), 0, 8).Draw(t, "blocks") {
+			f.Blocks = append(f.Blocks, render.NewBlock("", strings.Join(append(lines, ""), "\n")))
+		}
+		return render.Files{f}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		var d Driver
+		d.here.answering = true
+		for _, files := range rapid.SliceOfN(text, 1, 6).Draw(t, "texts") {
+			d.holds([]render.Files{files})
+			if got, want := d.Held(), portsOf(files[0].Text()); !slices.Equal(got, want) {
+				t.Fatalf("got %v, want %v of\n%s", got, want, files[0].Text())
+			}
+		}
+	})
+}
+
+// portsOf reads a whole text, line by line.
+func portsOf(text string) []uint16 {
+	depth := 0
+	var ports []uint16
+	for raw := range strings.Lines(text) {
+		l := splitLine(raw)
+		switch word(l, 0) {
+		case ".if":
+			depth++
+		case ".endif":
+			depth--
+		}
+		for _, a := range bindAddresses(l) {
+			if depth == 0 {
+				ports = append(ports, a.Port())
+			}
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 // TestTidy: what a killed agent left is removed; what somebody writes now, or is not ours, stays.

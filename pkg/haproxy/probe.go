@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,28 +17,76 @@ import (
 
 // binds are the literal TCP addresses that a configuration listens on, in their order, ranges of ports
 // one by one. Names, Unix sockets and other transports are left out, for they cannot be probed
-// simply, and so are lines in conditions, which HAProxy may pass over. Only bind lines are looked at,
-// so that a text with many services costs no more than a look over its bytes.
+// simply, and so are lines in conditions, which HAProxy may pass over.
 func binds(files render.Files) []netip.AddrPort {
-	var all []netip.AddrPort
 	if len(files) == 0 {
 		return nil
 	}
-	depth := 0 // of conditions
-	for _, block := range files[0].Blocks {
-		if !slices.ContainsFunc([]string{"bind", ".if", ".endif"}, func(word string) bool { return strings.Contains(block.Text, word) }) {
-			continue
+	return listeners{}.of(files[0]).addresses()
+}
+
+// listeners are the statements of a configuration that say where it listens, by its blocks.
+type listeners struct {
+	blocks []render.Block
+	found  []listener
+}
+
+// listener is a bind line, or a condition that begins or ends.
+type listener struct {
+	block int
+	binds []netip.AddrPort
+	depth int // 1 begins a condition, -1 ends it
+}
+
+// of are the listeners of another configuration. Only blocks that differ are looked into, so that a
+// change of servers costs no more than the comparison of hashes.
+func (l listeners) of(f render.File) listeners {
+	n, endOld, end := sharedEnds(l.blocks, f.Blocks)
+	next := listeners{blocks: f.Blocks}
+	first := sort.Search(len(l.found), func(i int) bool { return l.found[i].block >= n })
+	last := sort.Search(len(l.found), func(i int) bool { return l.found[i].block >= endOld })
+	next.found = slices.Clone(l.found[:first])
+	for i := n; i < end; i++ {
+		next.read(i)
+	}
+	for _, known := range l.found[last:] {
+		known.block += end - endOld
+		next.found = append(next.found, known)
+	}
+	return next
+}
+
+// read looks at the lines of one block that may be meant.
+func (l *listeners) read(block int) {
+	text := l.blocks[block].Text
+	if !slices.ContainsFunc([]string{"bind", ".if", ".endif"}, func(word string) bool { return strings.Contains(text, word) }) {
+		return
+	}
+	for raw := range strings.Lines(text) {
+		found := listener{block: block}
+		switch first := strings.TrimLeft(raw, blanks); {
+		case strings.HasPrefix(first, "bind"):
+			found.binds = bindAddresses(splitLine(raw))
+		case strings.HasPrefix(first, ".if"):
+			found.depth = 1
+		case strings.HasPrefix(first, ".endif"):
+			found.depth = -1
 		}
-		for raw := range strings.Lines(block.Text) {
-			switch first := strings.TrimLeft(raw, blanks); {
-			case strings.HasPrefix(first, "bind") && depth == 0:
-				all = append(all, bindAddresses(splitLine(raw))...)
-			case strings.HasPrefix(first, ".if"):
-				depth++
-			case strings.HasPrefix(first, ".endif"):
-				depth--
-			}
+		if found.depth != 0 || len(found.binds) > 0 {
+			l.found = append(l.found, found)
 		}
+	}
+}
+
+// addresses are those of the lines outside of conditions.
+func (l listeners) addresses() []netip.AddrPort {
+	var all []netip.AddrPort
+	depth := 0
+	for _, f := range l.found {
+		if depth == 0 {
+			all = append(all, f.binds...)
+		}
+		depth += f.depth
 	}
 	return all
 }
