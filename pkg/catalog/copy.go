@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -77,6 +78,7 @@ type keeper struct {
 	due     bool      // the copy is to be written
 	saved   time.Time // the age of the copy
 	failing bool
+	encoder service.Encoder
 }
 
 // drain takes what comes in until ctx is cancelled.
@@ -120,7 +122,7 @@ func (v *View) confirmed() time.Time {
 // keepCopy writes the copy and tells whether it could.
 func (v *View) keepCopy(k *keeper) bool {
 	at := v.confirmed()
-	if !v.saved(v.write(k.newest, at), &k.failing) {
+	if !v.saved(v.write(k, at), &k.failing) {
 		return false
 	}
 	k.due, k.saved = false, at
@@ -140,35 +142,29 @@ func (v *View) saved(err error, failing *bool) bool {
 	return err == nil
 }
 
-func (v *View) write(c *service.Catalog, at time.Time) error {
-	f, err := c.File()
+func (v *View) write(k *keeper, at time.Time) error {
+	parts, err := k.encoder.Encode(k.newest)
 	if err != nil {
 		return fmt.Errorf("keep the catalog on disk: %w", err)
 	}
-	return writeCopy(v.CachePath, v.Source, f, at)
+	return writeCopy(v.CachePath, v.Source, parts, at)
 }
 
-func writeCopy(path, source string, f *service.File, at time.Time) error {
-	var catalog bytes.Buffer
-	enc := json.NewEncoder(&catalog)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(f); err != nil {
-		return fmt.Errorf("keep the catalog on disk: %w", err)
-	}
-	raw := bytes.TrimSpace(catalog.Bytes())
-	head, err := json.Marshal(copyFile{Version: copyVersion, Saved: at.UTC(), Source: source, SHA256: sum(raw)})
+// writeCopy writes a catalog that comes in parts, which together may be large.
+func writeCopy(path, source string, catalog [][]byte, at time.Time) error {
+	head, err := json.Marshal(copyFile{Version: copyVersion, Saved: at.UTC(), Source: source, SHA256: sum(catalog...)})
 	if err != nil {
 		return fmt.Errorf("keep the catalog on disk: %w", err)
 	}
-	// The catalog takes the place of the "null" at the end, as it is: marshalling would escape it anew.
-	head = bytes.TrimSuffix(head, []byte("null}"))
 	return atomicfile.Write(path, 0o600, func(w io.Writer) error {
-		for _, part := range [][]byte{head, raw, []byte("}\n")} {
-			if _, err := w.Write(part); err != nil {
-				return err
-			}
+		buffered := bufio.NewWriterSize(w, 1<<16)
+		// The catalog takes the place of the "null" at the end, as it is: marshalling would escape it anew.
+		buffered.Write(bytes.TrimSuffix(head, []byte("null}"))) //nolint:errcheck // Flush tells of it
+		for _, part := range catalog {
+			buffered.Write(part) //nolint:errcheck // Flush tells of it
 		}
-		return nil
+		buffered.WriteString("}\n") //nolint:errcheck // Flush tells of it
+		return buffered.Flush()
 	})
 }
 
@@ -207,7 +203,10 @@ func readCopy(path, source string, maxAge time.Duration, now time.Time) (*servic
 	return c, f.Saved, nil
 }
 
-func sum(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
+func sum(parts ...[]byte) string {
+	h := sha256.New()
+	for _, part := range parts {
+		h.Write(part)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,12 +17,8 @@ import (
 // goodCopy is the content of a copy written at that time.
 func goodCopy(t *testing.T, dir string, now time.Time) []byte {
 	t.Helper()
-	f, err := newRegistry(t).with("web").File()
-	if err != nil {
-		t.Fatal(err)
-	}
 	good := filepath.Join(dir, "good")
-	if err := writeCopy(good, prefix, f, now); err != nil {
+	if err := (&View{CachePath: good, Source: prefix}).write(&keeper{newest: newRegistry(t).with("web")}, now); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(good)
@@ -88,11 +85,7 @@ func TestCopyHoldsWhatTheCatalogHeld(t *testing.T) {
 	b.Put(i.Key(prefix), v)
 	b.Put(service.NodeKey(prefix, "a"), nv)
 	want := b.Catalog(7)
-	f, err := want.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := writeCopy(path, prefix, f, time.Now()); err != nil {
+	if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: want}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	got, _, err := readCopy(path, prefix, 0, time.Now())
@@ -101,6 +94,35 @@ func TestCopyHoldsWhatTheCatalogHeld(t *testing.T) {
 	}
 	if diff := cmp.Diff(got, want, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("read back (-got +want):\n%s", diff)
+	}
+}
+
+// BenchmarkCopy writes the copy of 10,000 instances, one of which has changed.
+func BenchmarkCopy(b *testing.B) {
+	builder := service.NewBuilder(prefix)
+	put := func(n, weight int) {
+		i := instance(fmt.Sprint("s", n/10), n)
+		i.Weight = weight
+		v, err := i.Encode()
+		if err != nil {
+			b.Fatal(err)
+		}
+		builder.Put(i.Key(prefix), v)
+	}
+	for n := range 10_000 {
+		put(n, 100)
+	}
+	v := View{CachePath: filepath.Join(b.TempDir(), "copy"), Source: prefix}
+	var k keeper
+	weight := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		weight = (weight + 1) % 100
+		put(5_000, weight)
+		k.newest = builder.Catalog(1)
+		if !v.keepCopy(&k) {
+			b.Fatal("the copy cannot be written")
+		}
 	}
 }
 

@@ -254,7 +254,7 @@ func TestColdStartServesTheCopy(t *testing.T) { // P4, F3
 func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path, Source: prefix}).write(newRegistry(t).with("old"), time.Now()); err != nil {
+		if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: newRegistry(t).with("old")}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		r := run(t, &View{CachePath: path, Source: prefix})
@@ -272,7 +272,7 @@ func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 func TestServicesOfTheCopyAreKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path, Source: prefix}).write(newRegistry(t).with("a", "own"), time.Now()); err != nil {
+		if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: newRegistry(t).with("a", "own")}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		reg := newRegistry(t)
@@ -328,7 +328,7 @@ func TestEmptyServicesOutliveARestart(t *testing.T) {
 func TestLiveCatalogIsPassedThoughItEqualsTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path, Source: prefix}).write(newRegistry(t).with("a"), time.Now()); err != nil {
+		if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: newRegistry(t).with("a")}, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		r := run(t, &View{CachePath: path, Source: prefix})

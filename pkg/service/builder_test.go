@@ -1,6 +1,8 @@
 package service
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -258,6 +260,57 @@ func TestFileRoundTrip(t *testing.T) {
 			t.Fatalf("(-want +got):\n%s", diff)
 		}
 	})
+}
+
+// TestEncoderWritesFiles: what an encoder writes of a catalog is its file, whatever it wrote before.
+func TestEncoderWritesFiles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var e Encoder
+		prefix := rapid.SampledFrom([]string{"/p", "", "<&>\"é"})
+		b := NewBuilder(prefix.Draw(t, "prefix"))
+		var keys []string
+		for n := range rapid.IntRange(1, 12).Draw(t, "steps") {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0:
+				b, keys = NewBuilder(prefix.Draw(t, "prefix")), nil
+			case 1:
+				b.Put(NodeKey(b.prefix, "n"), fmt.Appendf(nil, `{"agent":"%d"}`, n))
+			case 2:
+				if len(keys) > 0 {
+					b.Delete(rapid.SampledFrom(keys).Draw(t, "gone"))
+				}
+			default:
+				i := anyInstance(t)
+				value, err := i.Encode()
+				if err != nil {
+					t.Fatal(err)
+				}
+				keys = append(keys, i.Key(b.prefix))
+				b.Put(i.Key(b.prefix), value)
+			}
+			sameAsFile(t, &e, b.Catalog(int64(n)))
+		}
+	})
+}
+
+func sameAsFile(t *rapid.T, e *Encoder, c *Catalog) {
+	t.Helper()
+	want, err := c.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := e.Encode(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got File
+	text := bytes.Join(parts, nil)
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	if diff := cmp.Diff(want, &got); diff != "" {
+		t.Fatalf("(-file +encoder):\n%s", diff)
+	}
 }
 
 func TestParseFileNamesTheFormat(t *testing.T) {

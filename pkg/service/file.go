@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +41,87 @@ func (c *Catalog) File() (*File, error) {
 		}
 	}
 	return f, nil
+}
+
+// Encoder writes catalogs as a [File] is written, one after another. It remembers the texts of
+// services, so that the next catalog costs what changed in it. Its zero value is ready.
+type Encoder struct {
+	prefix string
+	known  map[*Service][]byte
+}
+
+// Encode returns the parts of the text, which nobody may change.
+func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
+	if e.prefix != c.Prefix {
+		*e = Encoder{prefix: c.Prefix}
+	}
+	known := make(map[*Service][]byte, len(c.Services))
+	var items [][]byte
+	for _, n := range c.Nodes {
+		b, err := n.item(c.Prefix)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, b)
+	}
+	for _, s := range c.Services {
+		b, ok := e.known[s]
+		if !ok {
+			var err error
+			if b, err = s.items(c.Prefix); err != nil {
+				return nil, err
+			}
+		}
+		if known[s] = b; len(b) > 0 {
+			items = append(items, b)
+		}
+	}
+	e.known = known
+	return object(c.Revision, items), nil
+}
+
+// object puts items into the form of a File.
+func object(revision int64, items [][]byte) [][]byte {
+	parts := make([][]byte, 0, 2*len(items)+2)
+	parts = append(parts, fmt.Appendf(nil, `{"revision":%d,"items":{`, revision))
+	for i, item := range items {
+		if i > 0 {
+			parts = append(parts, []byte{','})
+		}
+		parts = append(parts, item)
+	}
+	return append(parts, []byte("}}"))
+}
+
+// items are the instances of a service as they stand in a File.
+func (s *Service) items(prefix string) ([]byte, error) {
+	var all [][]byte
+	for _, i := range s.Instances {
+		value, err := i.marshal()
+		if err != nil {
+			return nil, err
+		}
+		item, err := item(i.Key(prefix), value)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, item)
+	}
+	return bytes.Join(all, []byte{','}), nil
+}
+
+// item is the node as it stands in a File.
+func (n *Node) item(prefix string) ([]byte, error) {
+	value, err := n.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return item(NodeKey(prefix, n.Name), value)
+}
+
+func item(key string, value []byte) ([]byte, error) {
+	name, err := marshal(key)
+	return slices.Concat(name, []byte{':'}, value), err
 }
 
 // Catalog returns what the file holds, under the prefix that its keys have.
