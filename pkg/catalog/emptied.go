@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -29,12 +31,8 @@ func (e *emptied) update(old, now *service.Catalog, at time.Time) []*service.Ser
 	if added {
 		e.expire(at)
 	}
-	if old != nil {
-		for _, s := range old.Services {
-			if now.Service(s.Name) == nil {
-				e.services = append(e.services, emptyService{s.Emptied(), at})
-			}
-		}
+	for _, s := range missing(old, now) {
+		e.services = append(e.services, emptyService{s.Emptied(), at})
 	}
 	services := make([]*service.Service, len(e.services))
 	for i, s := range e.services {
@@ -56,12 +54,24 @@ func (e *emptied) leave(now, old *service.Catalog) (added bool) {
 	}
 	clear(e.services[len(rest):])
 	e.services = rest
-	for _, s := range now.Services {
-		if !kept[s.Name] && (old == nil || old.Service(s.Name) == nil) {
-			return true
+	return slices.ContainsFunc(missing(now, old), func(s *service.Service) bool { return !kept[s.Name] })
+}
+
+// missing are the services of a that b has not, by their names. Both are sorted, and what did not
+// change is one value in both.
+func missing(a, b *service.Catalog) []*service.Service {
+	none := &service.Catalog{}
+	var all []*service.Service
+	rest := cmp.Or(b, none).Services
+	for _, s := range cmp.Or(a, none).Services {
+		for len(rest) > 0 && rest[0] != s && rest[0].Name < s.Name {
+			rest = rest[1:]
+		}
+		if len(rest) == 0 || rest[0] != s && rest[0].Name != s.Name {
+			all = append(all, s)
 		}
 	}
-	return false
+	return all
 }
 
 // expire forgets services that have been empty for longer than they are kept.

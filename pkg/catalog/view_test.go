@@ -156,6 +156,34 @@ func TestEmptyServicesAreKept(t *testing.T) {
 	})
 }
 
+// TestMissing: what one catalog has and another has not, whether a service is the same value in both or
+// not.
+func TestMissing(t *testing.T) {
+	names := func(services []*service.Service) string {
+		var all []string
+		for _, s := range services {
+			all = append(all, s.Name)
+		}
+		return strings.Join(all, "")
+	}
+	catalog := func(letters string) *service.Catalog {
+		return newRegistry(t).with(strings.Split(letters, "")...)
+	}
+	shared := catalog("abcd")
+	for _, tt := range []struct {
+		a, b *service.Catalog
+		want string
+	}{
+		{nil, shared, ""}, {shared, nil, "abcd"}, {nil, nil, ""}, {shared, shared, ""},
+		{shared, catalog("abcd"), ""}, {shared, catalog("bd"), "ac"}, {catalog("bd"), shared, ""},
+		{catalog("xyz"), shared, "xyz"}, {shared, catalog("xyz"), "abcd"}, {catalog("bcx"), catalog("acz"), "bx"},
+	} {
+		if got := names(missing(tt.a, tt.b)); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
 func TestNothingIsKeptWithoutKeepEmpty(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := newRegistry(t)
