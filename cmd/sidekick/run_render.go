@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,7 +42,7 @@ type rendering struct {
 	told     string              // what was logged of that last, "" since it is in use
 	checks   string              // what people were told of HAProxy's own checks
 	rejected []service.Rejection // that people were told of
-	sent     [sha256.Size]byte
+	sent     render.Files
 }
 
 func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan *catalog.Snapshot, out chan<- render.Files) error {
@@ -98,11 +97,10 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	r.tellMended(now)
 	r.state.SetModel(model)
 	r.tellChecks(now, model)
-	hash := files.Hash()
-	if onlyPorts && hash == now.sent {
+	if onlyPorts && files.Hash() == now.sent.Hash() {
 		return nil
 	}
-	now.sent = hash
+	now.sent = files
 	return send(ctx, out, files)
 }
 
