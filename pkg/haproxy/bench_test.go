@@ -35,6 +35,32 @@ func benchmarkPlan(b *testing.B, before, after render.Files) {
 	}
 }
 
+// BenchmarkPlanPending is the same while a new section waits for a reload, or is refused.
+func BenchmarkPlanPending(b *testing.B) {
+	for _, servers := range []int{1_000, 10_000, 100_000} {
+		b.Run(strconv.Itoa(servers), func(b *testing.B) {
+			running := manyServers(servers, 1)
+			var wanted [2]render.Files
+			for i := range wanted {
+				wanted[i] = manyServers(servers, 2+i)
+				wanted[i][0].Blocks = append(wanted[i][0].Blocks, render.NewBlock("", "backend be_new from web\n"))
+			}
+			known := readBlocks(running[0])
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				want := wanted[n%2]
+				d := diff(running, want, Capabilities{}, known)
+				if len(d.commands()) != 1 || !d.reason.needed() {
+					b.Fatal(d.commands(), d.reason)
+				}
+				running, known = d.afterCommands(running, want), d.reading
+				n++
+			}
+		})
+	}
+}
+
 // manyServers is a text with that many servers in services of ten, one of which has that weight.
 func manyServers(n, weight int) render.Files {
 	f := render.File{Blocks: []render.Block{render.NewBlock("head", "global\n    maxconn 10\ndefaults web\n    mode http\n")}}

@@ -228,11 +228,7 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 	if len(cmds) > 0 || !sameFiles(after, d.running) {
 		d.dirty()
 	}
-	if diff.reason.needed() {
-		d.inForce(after, nil)
-	} else {
-		d.inForce(after, diff.reading)
-	}
+	d.inForce(after, diff.reading)
 	return diff, len(cmds), nil
 }
 

@@ -189,10 +189,7 @@ func changedBlocks(a, b []render.Block) (onlyA, onlyB []render.Block, ok bool) {
 
 // without parts the blocks of a into those that b has not and the hashes of the others.
 func without(a, b []render.Block) (only []render.Block, kept [][sha256.Size]byte) {
-	in := make(map[[sha256.Size]byte]bool, len(b))
-	for _, block := range b {
-		in[block.Hash] = true
-	}
+	in := hashesOf(b)
 	for _, block := range a {
 		if in[block.Hash] {
 			kept = append(kept, block.Hash)
@@ -201,6 +198,14 @@ func without(a, b []render.Block) (only []render.Block, kept [][sha256.Size]byte
 		}
 	}
 	return only, kept
+}
+
+func hashesOf(blocks []render.Block) map[[sha256.Size]byte]bool {
+	hashes := make(map[[sha256.Size]byte]bool, len(blocks))
+	for _, block := range blocks {
+		hashes[block.Hash] = true
+	}
+	return hashes
 }
 
 // endsLines tells whether blocks end with a whole line.
@@ -241,7 +246,7 @@ type comparison struct {
 // parts compares only the changed blocks. It gives up where a section depends on what stands in
 // other blocks in another way than by a name.
 func (c *comparison) parts(a, b []render.Block) bool {
-	before, after := parse(joined(a)), parse(joined(b))
+	before, after := parseBlocks(a), parseBlocks(b)
 	for _, s := range slices.Concat(before, after) {
 		if s.kind == "defaults" || s.isProxy() && s.base == "" {
 			return false

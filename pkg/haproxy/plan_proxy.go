@@ -1,8 +1,10 @@
 package haproxy
 
 import (
+	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -236,7 +238,7 @@ func (p *proxyChange) mayChange() string {
 
 // afterCommands is the text in force once the commands of d ran on a HAProxy with the running text:
 // that text with the wanted form of the sections and files that they changed. With no reload needed
-// it is the wanted text.
+// it is the wanted text. d.reading holds for it as well.
 func (d *difference) afterCommands(running, wanted render.Files) render.Files {
 	if !d.reason.needed() {
 		return wanted
@@ -244,25 +246,50 @@ func (d *difference) afterCommands(running, wanted render.Files) render.Files {
 	if len(d.moved) == 0 && len(d.named) == 0 {
 		return running
 	}
-	moved := map[string]string{}
-	for _, s := range d.moved {
-		moved[s.id()] = s.text
-	}
-	var blocks []render.Block
-	for _, s := range parse(running[0].Text()) {
-		text, ok := moved[s.id()]
-		if !ok {
-			text = s.text
-		}
-		blocks = append(blocks, render.NewBlock(s.id(), text))
-	}
 	files := byName(running[1:])
 	for _, f := range d.named {
 		files[f.Name] = f
 	}
-	after := render.Files{{Blocks: blocks}}
+	after := render.Files{{Blocks: d.textAfter(running[0].Blocks, wanted[0].Blocks)}}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		after = append(after, files[name])
 	}
 	return after
+}
+
+// textAfter puts the sections that moved into the running blocks. Where blocks were compared, only those
+// that differ are read, and the others stay as they are for the next comparison.
+func (d *difference) textAfter(running, wanted []render.Block) []render.Block {
+	moved := map[string]string{}
+	for _, s := range d.moved {
+		moved[s.id()] = s.text
+	}
+	if d.reading == nil {
+		var blocks []render.Block
+		for _, s := range parse(joined(running)) {
+			blocks = append(blocks, render.NewBlock(s.id(), cmp.Or(moved[s.id()], s.text)))
+		}
+		return blocks
+	}
+	n, end, endWanted := sharedEnds(running, wanted)
+	kept := hashesOf(wanted[n:endWanted])
+	after, seen := slices.Clone(running), map[string]int{}
+	for i := n; i < end; i++ {
+		if block := running[i]; !kept[block.Hash] {
+			after[i] = exchanged(block, moved, seen)
+		}
+	}
+	return after
+}
+
+// exchanged is a block with the sections that moved.
+func exchanged(block render.Block, moved map[string]string, seen map[string]int) render.Block {
+	var text strings.Builder
+	for _, s := range parseBlock(block, seen) {
+		text.WriteString(cmp.Or(moved[s.id()], s.text))
+	}
+	if text.Len() == 0 { // it says nothing
+		return block
+	}
+	return render.NewBlock(block.Name, text.String())
 }

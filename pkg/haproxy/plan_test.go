@@ -285,8 +285,9 @@ func TestPlanLaw(t *testing.T) {
 		apply(t, state, d.commands())
 		// What was read once holds for the next comparison.
 		fc := drawChange(t, b).files(t, salt)
-		carried, fresh := diff(fb, fc, Capabilities{}, d.reading), diff(fb, fc, Capabilities{}, nil)
-		if !d.reason.needed() && (!cmp.Equal(carried.commands(), fresh.commands()) || carried.reason != fresh.reason) {
+		after := d.afterCommands(fa, fb)
+		carried, fresh := diff(after, fc, Capabilities{}, d.reading), diff(after, fc, Capabilities{}, nil)
+		if !cmp.Equal(carried.commands(), fresh.commands()) || carried.reason != fresh.reason {
 			t.Fatalf("with an earlier reading: got %v, %v, want %v, %v", carried.commands(), carried.reason, fresh.commands(), fresh.reason)
 		}
 		if !d.reason.needed() {
@@ -298,7 +299,10 @@ func TestPlanLaw(t *testing.T) {
 			}
 			return
 		}
-		after := d.afterCommands(fa, fb)
+		inOne := one.afterCommands(files(fa[0].Text()), files(fb[0].Text()))
+		if !slices.EqualFunc(parse(after[0].Text()), parse(inOne[0].Text()), sameLines) {
+			t.Fatalf("the text after the commands, by blocks:\n%s\nas one block:\n%s", after[0].Text(), inOne[0].Text())
+		}
 		again := diff(after, fb, Capabilities{}, nil)
 		if len(again.commands()) > 0 || !again.reason.needed() {
 			t.Fatalf("after the commands: got %v, %v, want no more commands and a reload", again.commands(), again.reason)

@@ -3,6 +3,8 @@ package haproxy
 import (
 	"strconv"
 	"strings"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // section is a run of statements that begins with its header, such as "backend web from http".
@@ -56,6 +58,21 @@ func isCondition(word string) bool {
 // without a kind, if it says anything.
 func parse(text string) []section { return read(text).all }
 
+// parseBlocks splits blocks into their sections, each of which lies within its block.
+func parseBlocks(blocks []render.Block) []section {
+	var all []section
+	seen := map[string]int{}
+	for _, block := range blocks {
+		all = append(all, parseBlock(block, seen)...)
+	}
+	return all
+}
+
+// parseBlock splits a block that comes behind others, with the sections that were seen in them.
+func parseBlock(block render.Block, seen map[string]int) []section {
+	return readBehind(block.Text, seen).all
+}
+
 // reader is the state of parse between two lines.
 type reader struct {
 	all    []section
@@ -73,7 +90,10 @@ type level struct {
 }
 
 // read reads a text.
-func read(text string) *reader {
+func read(text string) *reader { return readBehind(text, map[string]int{}) }
+
+// readBehind reads a text that comes behind others, in which these sections were seen.
+func readBehind(text string, seen map[string]int) *reader {
 	r := &reader{all: make([]section, 1), shared: -1}
 	at := 0
 	for raw := range strings.Lines(text) {
@@ -84,7 +104,6 @@ func read(text string) *reader {
 	if len(r.all[0].lines) == 0 { // the first section begins with the text
 		r.all = r.all[1:]
 	}
-	seen := map[string]int{}
 	for i := range r.all {
 		s := &r.all[i]
 		key, end := s.id(), len(text)
