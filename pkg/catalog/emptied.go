@@ -67,7 +67,9 @@ func missing(a, b *service.Catalog) []*service.Service {
 		for len(rest) > 0 && rest[0] != s && rest[0].Name < s.Name {
 			rest = rest[1:]
 		}
-		if len(rest) == 0 || rest[0] != s && rest[0].Name != s.Name {
+		if len(rest) > 0 && (rest[0] == s || rest[0].Name == s.Name) {
+			rest = rest[1:]
+		} else {
 			all = append(all, s)
 		}
 	}

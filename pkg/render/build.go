@@ -80,7 +80,7 @@ func (b *builder) update(services []*service.Service) (changed bool) {
 	records := make([]*record, 0, len(services))
 	old := b.records
 	for _, s := range services {
-		for len(old) > 0 && old[0].source.Name < s.Name {
+		for len(old) > 0 && old[0].source != s && old[0].source.Name < s.Name {
 			old, changed = old[1:], true
 		}
 		var known *record

@@ -137,11 +137,11 @@ func (r *Renderer) services(blocks []Block, name string, m *Model) ([]Block, err
 	old := r.known[name]
 	texts := make([]*serviceText, 0, len(m.Services))
 	for _, s := range m.Services {
-		for len(old) > 0 && old[0].service.Name < s.Name {
+		for len(old) > 0 && old[0].service != s && old[0].service.Name < s.Name {
 			old = old[1:]
 		}
 		if len(old) > 0 && old[0].service == s {
-			texts = append(texts, old[0])
+			texts, old = append(texts, old[0]), old[1:]
 			continue
 		}
 		text, err := r.execute(t, s)
