@@ -31,11 +31,11 @@ type copyFile struct {
 }
 
 // save writes the newest catalog to disk, at most once a second, and less often if the catalog is so
-// large that this would cost more than a fiftieth of a core. One that does not change is written
+// large that this would cost more than half a percent of a core. One that does not change is written
 // again from time to time, because its age counts from when the registry last confirmed it. What
 // cannot be written is tried again after a while; it never holds anything up.
 func (v *View) save(ctx context.Context, in <-chan *service.Catalog) error {
-	const pause, share, retry = time.Second, 50, 10 * time.Second
+	const pause, share, retry = time.Second, 200, 10 * time.Second
 	var k keeper
 	if v.CachePath == "" {
 		return drain(ctx, in)
