@@ -108,7 +108,8 @@ type followed struct {
 	candidate candidate
 	epoch     int
 	unseen    int // see Driver
-	spent     time.Duration
+	began     time.Time
+	spent     time.Duration // on it so far: by the clock, but for HAProxy's check its processor time
 	err       error
 }
 
@@ -121,19 +122,20 @@ func (l *loop) follow(ctx context.Context) {
 	if l.running == nil || l.dirtied.IsZero() {
 		return
 	}
-	f := followed{epoch: l.epoch, unseen: l.unseen}
+	f := followed{epoch: l.epoch, unseen: l.unseen, began: time.Now()}
 	running, foreign := l.running, l.foreign
 	l.dirtied = time.Time{}
 	l.provideStates(running)
 	result := make(chan followed, 1)
 	l.following = result
 	go func() {
-		began := time.Now()
 		f.candidate, f.err = l.store.stage(running)
+		f.spent = time.Since(f.began)
 		if f.err == nil {
+			before := checksCPU()
 			f.err = l.judge(ctx, f.candidate, foreign)
+			f.spent += checksCPU() - before
 		}
-		f.spent = time.Since(began)
 		result <- f
 	}()
 }
@@ -145,10 +147,9 @@ func (l *loop) followed(ctx context.Context, f followed) {
 		return
 	}
 	defer l.release()
-	current := f.epoch == l.epoch
-	began := time.Now()
+	current, began := f.epoch == l.epoch, time.Now()
 	err := l.keep(f)
-	l.followAfter = time.Now().Add(followShare * (f.spent + time.Since(began)))
+	l.followAfter = f.began.Add(followShare * (f.spent + time.Since(began)))
 	if err != nil && ctx.Err() == nil {
 		if !l.followFailed {
 			l.cfg.Log.WithError(err).Warn("the file of haproxy's configuration does not follow what runs; it is tried again")

@@ -24,7 +24,7 @@ const (
 	auditEvery = time.Minute
 
 	followQuiet = 800 * time.Millisecond // the file follows this long after the last change
-	followShare = 50                     // while changes go on, 1/50 of a core is spent on it
+	followShare = 100                    // while changes go on, at most 1/100 of a core is spent on it
 )
 
 // Run applies what comes in, the newest set winning, until ctx is cancelled, and returns ctx's error.
