@@ -269,6 +269,7 @@ func TestEncoderWritesFiles(t *testing.T) {
 		prefix := rapid.SampledFrom([]string{"/p", "", "<&>\"é"})
 		b := NewBuilder(prefix.Draw(t, "prefix"))
 		var keys []string
+		last := &Catalog{}
 		for n := range rapid.IntRange(1, 12).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
 			case 0:
@@ -288,7 +289,15 @@ func TestEncoderWritesFiles(t *testing.T) {
 				keys = append(keys, i.Key(b.prefix))
 				b.Put(i.Key(b.prefix), value)
 			}
-			sameAsFile(t, &e, b.Catalog(int64(n)))
+			now := b.Catalog(int64(n))
+			var empty []*Service // some are kept without instances
+			for _, s := range last.Services {
+				if now.Service(s.Name) == nil && rapid.Bool().Draw(t, "kept") {
+					empty = append(empty, s.Emptied())
+				}
+			}
+			last = now.WithEmpty(empty)
+			sameAsFile(t, &e, last)
 		}
 	})
 }

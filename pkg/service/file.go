@@ -19,7 +19,8 @@ type File struct {
 
 // File returns the catalog's items under their registry keys. What was rejected is not among them.
 func (c *Catalog) File() (*File, error) {
-	f := &File{Revision: c.Revision, Items: map[string]json.RawMessage{}, Empty: map[string]json.RawMessage{}}
+	f := &File{Revision: c.Revision, Items: map[string]json.RawMessage{}}
+	empty := map[string]json.RawMessage{}
 	for _, n := range c.Nodes {
 		b, err := n.Encode()
 		if err != nil {
@@ -28,17 +29,20 @@ func (c *Catalog) File() (*File, error) {
 		f.Items[NodeKey(c.Prefix, n.Name)] = b
 	}
 	for _, s := range c.Services {
-		instances, items := s.Instances, f.Items
-		if len(instances) == 0 && s.Spec.Lead != nil {
-			instances, items = []*Instance{s.Spec.Lead}, f.Empty
+		items := f.Items
+		if len(s.Instances) == 0 {
+			items = empty
 		}
-		for _, i := range instances {
+		for _, i := range s.kept() {
 			b, err := i.marshal()
 			if err != nil {
 				return nil, err
 			}
 			items[i.Key(c.Prefix)] = b
 		}
+	}
+	if len(empty) > 0 {
+		f.Empty = empty
 	}
 	return f, nil
 }
@@ -56,7 +60,7 @@ func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
 		*e = Encoder{prefix: c.Prefix}
 	}
 	known := make(map[*Service][]byte, len(c.Services))
-	var items [][]byte
+	var items, empty [][]byte
 	for _, n := range c.Nodes {
 		b, err := n.item(c.Prefix)
 		if err != nil {
@@ -72,31 +76,53 @@ func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
 				return nil, err
 			}
 		}
-		if known[s] = b; len(b) > 0 {
+		switch known[s] = b; {
+		case len(b) == 0:
+		case len(s.Instances) == 0:
+			empty = append(empty, b)
+		default:
 			items = append(items, b)
 		}
 	}
 	e.known = known
-	return object(c.Revision, items), nil
+	return object(c.Revision, items, empty), nil
 }
 
 // object puts items into the form of a File.
-func object(revision int64, items [][]byte) [][]byte {
-	parts := make([][]byte, 0, 2*len(items)+2)
+func object(revision int64, items, empty [][]byte) [][]byte {
+	parts := make([][]byte, 0, 2*(len(items)+len(empty))+3)
 	parts = append(parts, fmt.Appendf(nil, `{"revision":%d,"items":{`, revision))
+	parts = commaed(parts, items)
+	if len(empty) > 0 {
+		parts = commaed(append(parts, []byte(`},"empty":{`)), empty)
+	}
+	return append(parts, []byte("}}"))
+}
+
+// commaed appends items with commas between them.
+func commaed(parts, items [][]byte) [][]byte {
 	for i, item := range items {
 		if i > 0 {
 			parts = append(parts, []byte{','})
 		}
 		parts = append(parts, item)
 	}
-	return append(parts, []byte("}}"))
+	return parts
+}
+
+// kept are the instances that stand in a File for a service: its own, or the former one that led it if
+// it is kept without any.
+func (s *Service) kept() []*Instance {
+	if len(s.Instances) == 0 && s.Spec.Lead != nil {
+		return []*Instance{s.Spec.Lead}
+	}
+	return s.Instances
 }
 
 // items are the instances of a service as they stand in a File.
 func (s *Service) items(prefix string) ([]byte, error) {
 	var all [][]byte
-	for _, i := range s.Instances {
+	for _, i := range s.kept() {
 		value, err := i.marshal()
 		if err != nil {
 			return nil, err
