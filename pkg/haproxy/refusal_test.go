@@ -304,9 +304,10 @@ func TestFollowCountsTheSwap(t *testing.T) {
 		}
 		c.store = d.store
 		l := &loop{Driver: d}
-		l.followed(t.Context(), followed{candidate: c, epoch: d.epoch, spent: checking})
-		if got, want := time.Until(l.followAfter), followShare*(checking+writing); got != want {
-			t.Errorf("it follows again after %s, want %s", got, want)
+		began := time.Now()
+		l.followed(t.Context(), followed{candidate: c, epoch: d.epoch, began: began, spent: checking})
+		if got, want := l.followAfter.Sub(began), followShare*(checking+writing); got != want {
+			t.Errorf("it follows again %s after it began to, want %s", got, want)
 		}
 	})
 }

@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 
 func answer(status int, text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Whoami", text) // by which a load counts
 		w.WriteHeader(status)
 		io.WriteString(w, text) // the client counts
 	}
