@@ -31,8 +31,9 @@ func TestMapChangeCostsTheMap(t *testing.T) {
 			}
 		})
 	}
-	if few, many := allocations(10), allocations(1000); many > few {
-		t.Errorf("allocations: got %v with 10 services and %v with 1,000, want as many", few, many)
+	// Pools of the standard library make the count uneven; one allocation per service would be 990 more.
+	if few, many := allocations(10), allocations(1000); many > 2*few {
+		t.Errorf("allocations: got %v with 10 services and %v with 1,000, want about as many", few, many)
 	}
 }
 

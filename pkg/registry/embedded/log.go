@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/sirupsen/logrus"
@@ -48,7 +49,11 @@ func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checked
 
 // Write implements zapcore.Core.
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	entry := c.log.WithFields(toFields(fields)).WithField("etcd", e.Message)
+	data := toFields(fields)
+	if tooEarly(data) {
+		return nil
+	}
+	entry := c.log.WithFields(data).WithField("etcd", e.Message)
 	if e.Level == zapcore.WarnLevel {
 		entry.Warn("embedded etcd warns")
 		return nil
@@ -66,6 +71,13 @@ func toFields(fields []zapcore.Field) logrus.Fields {
 		f.AddTo(enc)
 	}
 	return enc.Fields
+}
+
+// tooEarly tells whether the server looked for the version of its data before it had written the first
+// thing since its start, which it needs for that. It looks again by itself.
+func tooEarly(data logrus.Fields) bool {
+	why, _ := data["error"].(string)
+	return strings.HasSuffix(why, "missing term information")
 }
 
 // ordinary lists warnings about what is as we want it on a single host.
