@@ -79,6 +79,10 @@ func TestEndpointChangesUnderLoad(t *testing.T) {
 			churn.step()
 		})
 		s.Logf("%d changes in %s", changes, time.Since(began).Round(time.Second))
+		// Changes that come while another is being made go together with the next.
+		if commands := s.mustMetric("sidekick_runtime_commands_total"); commands < float64(changes)/2 {
+			s.Errorf("HAProxy was given %v commands for %d changes, want most of them one by one", commands, changes)
+		}
 
 		s.lossless(traffic)
 		if closed := traffic.requests.Now().Reopened; closed > 0 {

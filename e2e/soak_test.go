@@ -83,6 +83,10 @@ func soakFor(s *soak, length time.Duration, seed uint64) {
 		took := s.round(seed + uint64(rounds))
 		worst = max(worst, took)
 	}
+	s.watched()
+	if err := s.points.fault(); err != nil {
+		s.tell(err)
+	}
 	s.Logf("%d rounds from seed %d; %d faults and changes, %d different sets of files checked at %d kill points; slowest return %s",
 		rounds, seed, s.played, s.points.different(), s.points.taken(), worst.Round(time.Millisecond))
 }

@@ -135,31 +135,27 @@ func closedFor(ctx context.Context, path string, d time.Duration) error {
 }
 
 // awayFor gives a socket another name, and puts one in its place at which nobody listens if dead. One
-// that was bound anew meanwhile stays.
+// that was bound anew meanwhile stays: it is told by its listener, for the number of a file that is gone
+// is soon another one's.
 func awayFor(ctx context.Context, path string, dead bool, d time.Duration) error {
 	hidden := path + ".away"
 	if err := os.Rename(path, hidden); err != nil {
 		return err
 	}
 	defer os.Remove(hidden)
-	var ours os.FileInfo
 	if dead {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 		if err != nil {
 			return err // somebody was quicker
 		}
 		l.SetUnlinkOnClose(false)
-		if ours, err = os.Stat(path); err != nil {
-			return err
-		}
 		l.Close()
 	}
 	wait(ctx, d)
-	now, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && ours != nil && os.SameFile(now, ours) {
-		return os.Rename(hidden, path)
+	if conn, err := net.Dial("unix", path); err == nil {
+		return conn.Close()
 	}
-	return err
+	return os.Rename(hidden, path)
 }
 
 // drawHeldConnection holds a connection to the worker, which stays with it over reloads.

@@ -23,10 +23,11 @@ type killPoints struct {
 	soak  *soak
 	queue chan string // directories with copies to check
 
-	mu    sync.Mutex
-	seen  map[[sha256.Size]byte]bool
-	count int
-	found []error
+	mu     sync.Mutex
+	seen   map[[sha256.Size]byte]bool
+	count  int // points taken
+	judged int // different sets of files that HAProxy was asked about
+	found  []error
 }
 
 func newKillPoints(s *soak) *killPoints {
@@ -60,21 +61,21 @@ func (k *killPoints) taken() int {
 func (k *killPoints) different() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.seen)
+	return k.judged
 }
 
-// follow stops the agent again and again for as long as a copy takes, and has the copies checked.
+// follow stops the agent again and again for as long as a copy takes, and has the copies checked, those
+// that are left when ctx ends as well.
 func (k *killPoints) follow(ctx context.Context) {
 	var checking sync.WaitGroup
 	defer checking.Wait()
+	defer func() { k.queue <- "" }()
 	checking.Go(func() {
-		for {
-			select {
-			case dir := <-k.queue:
-				k.judge(ctx, dir)
-			case <-ctx.Done():
-				return
+		for dir := range k.queue {
+			if dir == "" {
+				return // that was the last
 			}
+			k.judge(dir)
 		}
 	})
 	for ctx.Err() == nil {
@@ -176,8 +177,13 @@ func copyFiles(from, to string) (sum [sha256.Size]byte, err error) {
 }
 
 // judge has HAProxy check a copy, and removes it.
-func (k *killPoints) judge(ctx context.Context, dir string) {
-	if err := accepted(ctx, k.soak.bin, filepath.Join(dir, filepath.Base(k.soak.config()))); err != nil && ctx.Err() == nil {
+func (k *killPoints) judge(dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	k.mu.Lock()
+	k.judged++
+	k.mu.Unlock()
+	if err := accepted(ctx, k.soak.bin, filepath.Join(dir, filepath.Base(k.soak.config()))); err != nil {
 		k.wrong(fmt.Errorf("the agent could have been killed here (P6): %w", err))
 		return
 	}

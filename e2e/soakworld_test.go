@@ -34,6 +34,8 @@ type soak struct {
 	points *killPoints
 	played int
 
+	watched func() // ends the looking for what must never be
+
 	agentLock, etcdLock, templateLock sync.Mutex
 	socketLock                        map[string]*sync.Mutex // by path
 
@@ -91,11 +93,12 @@ func (s *soak) startAll() {
 		s.Cleanup(s.keeper.stop)
 	}
 	s.check(s.startAgentAgain())
-	s.watch()
+	s.watched = s.watch()
+	s.Cleanup(s.watched)
 }
 
-// watch looks all the time for what must never be.
-func (s *soak) watch() {
+// watch looks all the time for what must never be, until it is told that the time is over.
+func (s *soak) watch() (end func()) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	var running sync.WaitGroup
 	running.Go(func() { s.points.follow(ctx) })
@@ -109,7 +112,7 @@ func (s *soak) watch() {
 			}
 		})
 	}
-	s.Cleanup(func() {
+	return sync.OnceFunc(func() {
 		cancel()
 		running.Wait()
 	})
