@@ -156,6 +156,7 @@ func (l *loop) followed(ctx context.Context, f followed) {
 		}
 		l.report(err)
 		l.followHold, l.followFailed = time.Now().Add(retryMax), true
+		l.stuck(err)
 	}
 	// A reload that failed has put back what was there before, not what runs.
 	if err != nil && current || !current && l.running != nil && (l.onDisk == nil || !sameFiles(l.running, l.onDisk)) {
@@ -163,11 +164,19 @@ func (l *loop) followed(ctx context.Context, f followed) {
 	}
 	if err == nil && current && l.followFailed {
 		l.followFailed = false
+		l.stuck(nil)
 		l.cfg.Log.Info("the file of haproxy's configuration follows again")
 		if l.inStep {
 			l.report(nil)
 		}
 	}
+}
+
+// stuck makes it visible that the file on disk does not follow, and why, or that it does.
+func (d *Driver) stuck(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unfollowed = err
 }
 
 // keep swaps a followed candidate in and notes it.
@@ -183,11 +192,14 @@ func (d *Driver) keep(f followed) error {
 		return err
 	}
 	d.onDisk, d.diskTime = f.candidate.files, time.Now()
+	if d.dirtied.IsZero() { // else some left after these files were made
+		clear(d.parted)
+	}
 	d.prune()
 	if f.unseen != d.unseen {
 		return nil // what ran since cannot be read back: the next time
 	}
-	return d.store.writeApplied(f.candidate.files, d.worker)
+	return d.store.writeApplied(f.candidate.files, d.worker, d.leaving)
 }
 
 // finish lets the file follow a last time, so that the next start finds what runs.

@@ -171,3 +171,12 @@ func TestKilledBetweenCertificateAndNote(t *testing.T) {
 		}
 	})
 }
+
+// TestNoKeyInReasons: what HAProxy answers to a certificate is told without the certificate, which has its
+// private key beside it.
+func TestNoKeyInReasons(t *testing.T) {
+	err := (&commandError{statement: "set ssl cert a.pem" + payloadMark + "-----BEGIN PRIVATE KEY-----\n", answer: "no"}).Error()
+	if strings.Contains(err, "PRIVATE") || !strings.Contains(err, "set ssl cert a.pem") {
+		t.Errorf("got %s, want the statement without what it carries", err)
+	}
+}

@@ -19,7 +19,8 @@ type commandError struct {
 
 // Error names the statement and HAProxy's words.
 func (e *commandError) Error() string {
-	return fmt.Sprintf("haproxy answers %q to %q", e.answer, e.statement)
+	head, _, _ := strings.Cut(e.statement, payloadMark) // what is behind it may be a private key
+	return fmt.Sprintf("haproxy answers %q to %q", e.answer, head)
 }
 
 // errOtherWorker says that commands went to a worker that we do not know.
@@ -192,7 +193,7 @@ func (d *Driver) departs(c Command, answer string) {
 		delete(d.leaving, c.target())
 		return
 	}
-	d.leaving[c.target()] = &departure{Command: c, since: time.Now()}
+	d.leaving[c.target()] = &departure{Command: c, Since: time.Now()}
 	d.poke()
 }
 
@@ -220,7 +221,7 @@ func (d *Driver) deleteLeaving(ctx context.Context) error {
 	var all []statement
 	for _, target := range slices.Sorted(maps.Keys(d.leaving)) {
 		gone := d.leaving[target]
-		if time.Since(gone.since) > cmp.Or(gone.Drain, d.cfg.DrainLimit) {
+		if time.Since(gone.Since) > cmp.Or(gone.Drain, d.cfg.DrainLimit) {
 			all = append(all, statement{
 				text:   "shutdown sessions server " + target,
 				accept: func(string) bool { return true },

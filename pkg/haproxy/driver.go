@@ -42,9 +42,10 @@ type Driver struct {
 	changed  time.Time    // when running changed last
 	unsure   bool         // the worker must be asked who it is before running is believed
 	leaving  map[string]*departure
-	reloaded time.Time // when the last reload was made or its text refused
-	resorted time.Time // when the last good text was loaded for want of the wanted one
-	leaveAt  time.Time // for a HAProxy that does not run, no text is left earlier
+	parted   map[string]Command // servers that were removed since the file on disk said so
+	reloaded time.Time          // when the last reload was made or its text refused
+	resorted time.Time          // when the last good text was loaded for want of the wanted one
+	leaveAt  time.Time          // for a HAProxy that does not run, no text is left earlier
 	refusal  refusal
 	foreign  bool // another version than our own runs, so that the check is no proof
 	warned   bool // that old workers are not bounded
@@ -54,6 +55,8 @@ type Driver struct {
 	shown  render.Files // running, for State
 	behind bool         // the last attempt did not end with what was wanted in force
 	here   presence
+	// unfollowed is why the file on disk does not say what runs, nil if it does or soon will.
+	unfollowed error
 
 	bound lastBound // for Held
 }
@@ -61,7 +64,8 @@ type Driver struct {
 // departure is a server that is out of service and waits for its deletion.
 type departure struct {
 	Command
-	since time.Time
+
+	Since time.Time
 }
 
 var _ Applier = (*Driver)(nil)
@@ -74,7 +78,7 @@ func NewDriver(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, store: store{path: cfg.Path, work: cfg.WorkDir}, master: masterCLI{cfg.MasterSocket}, api: runtimeAPI{cfg.RuntimeSocket},
-		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), leaving: map[string]*departure{},
+		turn: make(chan struct{}, 1), wake: make(chan struct{}, 1), leaving: map[string]*departure{}, parted: map[string]Command{},
 		view: State{Status: "waiting for the first configuration", Reloads: map[string]uint64{}},
 		here: presence{since: time.Now()},
 	}
@@ -153,8 +157,13 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	}
 	res.Reason = reason
 	wait, err := d.reload(ctx, want)
-	if err != nil && d.running == nil {
+	switch {
+	case err != nil && d.running == nil:
 		d.resort(ctx, want, err)
+	case asRefused(err) != nil && !isSilence(err): // the changes of servers that were left to it
+		_, n, more := d.runtimePart(ctx, want)
+		res.Commands += n
+		err = errors.Join(err, more)
 	}
 	if err == nil && wait == 0 {
 		res.How = HowReload
@@ -213,6 +222,9 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 		diff.reason = cmp.Or(d.unknown, Reason{Kind: ReasonStart, Detail: diff.reason.Detail + d.unmet})
 		return diff, 0, nil
 	}
+	if refused, _ := d.refusal.of(want); refused == nil && d.hearing() == nil {
+		diff.preferReload(want) // else none will bring what is left to it
+	}
 	cmds := diff.commands()
 	unseen := d.before(cmds)
 	if err := d.change(ctx, cmds); err != nil {
@@ -235,12 +247,24 @@ func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*differenc
 // before prepares for commands whose effect cannot be read back, and tells whether there are any: if we
 // are killed after them, the next agent must not take for known what this worker runs.
 func (d *Driver) before(cmds []Command) (unseen bool) {
-	unseen = slices.ContainsFunc(cmds, Command.unseen)
+	for _, c := range cmds {
+		unseen = c.unseen() || d.renewed(c) || unseen
+		if c.Op == OpRemove {
+			d.parted[c.target()] = c
+		}
+	}
 	if unseen {
 		d.unseen++
 		d.store.dropApplied()
 	}
 	return unseen
+}
+
+// renewed tells whether a command adds a server whose name another one has in the file on disk: what
+// HAProxy tells of a server does not show its words.
+func (d *Driver) renewed(c Command) bool {
+	old, ok := d.parted[c.target()]
+	return ok && c.Op == OpAdd && !sameServer(old, c)
 }
 
 // inForce notes what runs.
@@ -338,6 +362,7 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	d.refusal.lift(i.worker)
 	d.foreign = d.ownVersion(ctx) != i.version
 	files, certain := d.believed(i.worker)
+	d.recall(i.worker)
 	if !certain {
 		return nil
 	}
@@ -358,6 +383,21 @@ func (d *Driver) adopt(ctx context.Context, i info) error {
 	d.onDisk = files
 	d.note(files)
 	return nil
+}
+
+// recall takes over the servers that an agent before us has left waiting for their deletion: their
+// sessions go on for as long as their lines said.
+func (d *Driver) recall(w Worker) {
+	note := d.store.readApplied()
+	if note.Worker != w {
+		return
+	}
+	for target, gone := range note.Leaving {
+		if gone != nil && gone.target() == target {
+			d.leaving[target] = gone
+		}
+	}
+	d.poke()
 }
 
 // believed returns the files on disk if the worker surely runs them: it did so when we last looked,
@@ -453,7 +493,7 @@ func (d *Driver) startable(ctx context.Context, held, want render.Files) error {
 	if !d.cfg.Managed && !d.cfg.SameNetwork {
 		return nil
 	}
-	return probe(ctx, held, want)
+	return probe(ctx, held, want, false)
 }
 
 // resort puts an earlier text in force while the wanted one cannot be, so that changes of servers have
@@ -490,14 +530,21 @@ func (d *Driver) compareMaps(ctx context.Context, files render.Files, m *mismatc
 		if u.kind() != useMap || u.other != "" {
 			continue
 		}
-		var live *table
+		var live *table // nil if nothing in force loads the map
 		err := d.send(ctx, []statement{{
 			text:   "show map " + f.Name,
 			accept: func(string) bool { return true },
-			done:   func(answer string) { live = parseTable(answer) },
+			done: func(answer string) {
+				if answer == "" || strings.HasPrefix(answer, "0x") {
+					live = parseTable(answer)
+				}
+			},
 		}})
 		if err != nil {
 			return err
+		}
+		if live == nil {
+			continue
 		}
 		cmds, why := live.changes(f.Name, readTable(f.Text()), slices.ContainsFunc(u.maps, ordered))
 		if why == "" && len(cmds) > 0 {
@@ -516,21 +563,22 @@ func (d *Driver) catchUp(ctx context.Context, want render.Files) (commands int, 
 		return 0, false
 	}
 	way := diff(d.former, want, d.can, nil)
+	way.preferReload(want)
 	if way.reason.needed() {
 		return 0, false
 	}
-	unseen := slices.DeleteFunc(way.commands(), func(c Command) bool { return !c.unseen() })
-	return d.mend(ctx, want, unseen)
+	return d.mend(ctx, want, way.commands())
 }
 
-// mend makes servers and maps what a text says, if commands can, runs those that are needed besides, and
-// notes that the text is in force.
-func (d *Driver) mend(ctx context.Context, files render.Files, besides []Command) (commands int, ok bool) {
+// mend makes servers and maps what a text says, if commands can, runs those on the way there whose effect
+// cannot be seen, and notes that the text is in force.
+func (d *Driver) mend(ctx context.Context, files render.Files, way []Command) (commands int, ok bool) {
 	m, err := d.compared(ctx, files)
 	if err != nil || m.reload != "" {
 		return 0, false
 	}
-	cmds := slices.Concat(m.repair, m.left, besides)
+	besides := slices.DeleteFunc(slices.Clone(way), func(c Command) bool { return !c.unseen() })
+	cmds := slices.Concat(worded(m.repair, way), worded(m.left, way), besides)
 	d.before(besides)
 	if err := d.change(ctx, cmds); err != nil {
 		if len(besides) > 0 {
@@ -541,4 +589,22 @@ func (d *Driver) mend(ctx context.Context, files render.Files, besides []Command
 	d.inForce(files, nil)
 	d.dirty()
 	return len(cmds), true
+}
+
+// worded are removals with all that is known of the servers on the way, such as how long their sessions
+// may go on.
+func worded(cmds, way []Command) []Command {
+	known := map[string]Command{}
+	for _, c := range way {
+		if c.Op == OpRemove {
+			known[c.target()] = c
+		}
+	}
+	all := slices.Clone(cmds)
+	for i, c := range all {
+		if full, ok := known[c.target()]; ok && c.Op == OpRemove {
+			all[i] = full
+		}
+	}
+	return all
 }

@@ -205,7 +205,7 @@ func TestForeignTextIsNotTakenForOurs(t *testing.T) {
 	if got, certain := d.believed(later); certain {
 		t.Errorf("believed to run: %q", got)
 	}
-	plant(t, put(d.store, files("ours")), d.store.writeApplied(files("ours"), Worker{Pid: 6}), failed())
+	plant(t, put(d.store, files("ours")), d.store.writeApplied(files("ours"), Worker{Pid: 6}, nil), failed())
 	if got, certain := d.believed(later); !certain || got[0].Text() != "ours" {
 		t.Errorf("believed to run: %q, %v, want ours", got, certain)
 	}

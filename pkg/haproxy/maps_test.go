@@ -279,3 +279,22 @@ func TestAddressesInTwoForms(t *testing.T) {
 		}
 	})
 }
+
+// TestMapNobodyLoads: a map that is named where HAProxy loads nothing has no entries to be held against its
+// file, and is no reason to reload (P11).
+func TestMapNobodyLoads(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		text := strings.Replace(b.text("", "s1 "+haproxytest.Server(t, "one")), "global\n", "global\n    default-path config\n", 1) +
+			"frontend off from web\n    disabled\n    bind 127.0.0.1:1\n    use_backend %[src,map_str(hosts.map)]\n"
+		set := append(files(text), render.File{Name: "hosts.map", Blocks: []render.Block{render.NewBlock("", "a be_web\n")}})
+		b.applyFiles(t, set)
+		l := &loop{Driver: b.driver, want: set}
+		l.audit(t.Context())
+		if s := b.driver.State(); s.Differences > 0 || !l.retryAt.IsZero() {
+			t.Errorf("the audit found %d differences, want none", s.Differences)
+		}
+	})
+}

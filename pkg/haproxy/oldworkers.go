@@ -60,22 +60,27 @@ func poolBytes(answer string) uint64 {
 	return n
 }
 
-// boundless tells whether nothing in a text ends an old worker but its last connection.
-func boundless(files render.Files) bool {
+// boundless are the lines that a text lacks so that old workers are bounded in age and in number.
+func boundless(files render.Files) (missing []string) {
+	has := map[string]bool{}
 	for _, l := range globals(files) {
-		if w := word(l, 0); w == "hard-stop-after" || w == "mworker-max-reloads" {
-			return false
+		has[word(l, 0)] = true
+	}
+	for _, line := range []string{"hard-stop-after 10m", "mworker-max-reloads 20"} {
+		if name, _, _ := strings.Cut(line, " "); !has[name] {
+			missing = append(missing, strconv.Quote(line))
 		}
 	}
-	return true
+	return missing
 }
 
 // warnOfBoundless tells once that old workers may pile up.
 func (d *Driver) warnOfBoundless(files render.Files) {
-	if d.warned || !boundless(files) {
+	missing := boundless(files)
+	if d.warned || len(missing) == 0 {
 		return
 	}
 	d.warned = true
-	d.cfg.Log.Warn("each reload leaves a worker of haproxy behind until its last connection ends: " +
-		"add the lines \"hard-stop-after 10m\" and \"mworker-max-reloads 20\" to the global section of the template")
+	d.cfg.Log.WithField("lines", strings.Join(missing, " and ")).
+		Warn("old workers of haproxy, which each reload leaves behind until their last connection ends, are not bounded in both age and number: add these lines to the global section of the template")
 }

@@ -2,13 +2,13 @@ package haproxy
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 
-	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
@@ -132,25 +132,25 @@ func TestHungOldWorkerHoldsNothingUp(t *testing.T) {
 	l.asking <- struct{}{} // the end is waited for
 }
 
-// TestBoundlessOldWorkers: whoever bounds old workers neither in age nor in number is told once (F10).
+// TestBoundlessOldWorkers: whoever does not bound old workers in age and in number is told once which line
+// is missing (F10).
 func TestBoundlessOldWorkers(t *testing.T) {
-	for global, want := range map[string]int{
-		"hard-stop-after 10m": 0, "mworker-max-reloads 20": 0, "maxconn 7": 1, "# hard-stop-after 10m": 1,
+	const age, number = `"hard-stop-after 10m"`, `"mworker-max-reloads 20"`
+	for global, want := range map[string]string{
+		"hard-stop-after 10m": number, "mworker-max-reloads 5": age, "maxconn 7": age + " and " + number,
+		"# hard-stop-after 10m": age + " and " + number, "hard-stop-after 1h\n    mworker-max-reloads 3": "",
 	} {
 		log, hook := logtest.NewNullLogger()
 		d := &Driver{cfg: Config{Log: log}}
 		for range 3 {
 			d.warnOfBoundless(files("global\n    " + global + "\n"))
 		}
-		if got := len(hook.AllEntries()); got != want {
-			t.Errorf("%s: %d messages, want %d", global, got, want)
-		}
+		var got []string
 		for _, e := range hook.AllEntries() {
-			for _, name := range []string{"hard-stop-after", "mworker-max-reloads"} {
-				if e.Level != logrus.WarnLevel || !strings.Contains(e.Message, name) {
-					t.Errorf("%s: got %s %q, want a warning that names %s", global, e.Level, e.Message, name)
-				}
-			}
+			got = append(got, fmt.Sprint(e.Level, " ", e.Data["lines"]))
+		}
+		if want != "" && !slices.Equal(got, []string{"warning " + want}) || want == "" && len(got) > 0 {
+			t.Errorf("%s: got %q, want one warning with %q", global, got, want)
 		}
 	}
 }

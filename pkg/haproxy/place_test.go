@@ -104,23 +104,23 @@ func before() map[string]func(tb testing.TB, s store, one render.Files) {
 	return map[string]func(testing.TB, store, render.Files){
 		"a set": func(tb testing.TB, s store, one render.Files) {
 			tb.Helper()
-			plant(tb, put(s, one), s.writeApplied(one, Worker{}))
+			plant(tb, put(s, one), s.writeApplied(one, Worker{}, nil))
 		},
 		"plain files": func(tb testing.TB, s store, one render.Files) {
 			tb.Helper()
 			plain(tb, s.path, one)
-			plant(tb, s.writeApplied(one, Worker{}))
+			plant(tb, s.writeApplied(one, Worker{}, nil))
 		},
 		"a set with a plain configuration": func(tb testing.TB, s store, one render.Files) {
 			tb.Helper()
-			plant(tb, put(s, one), s.writeApplied(one, Worker{}), os.Remove(s.path))
+			plant(tb, put(s, one), s.writeApplied(one, Worker{}, nil), os.Remove(s.path))
 			plain(tb, s.path, one[:1])
 		},
 		"plain files beside another set": func(tb testing.TB, s store, one render.Files) {
 			tb.Helper()
 			plant(tb, put(s, files("# gone\n")))
 			plain(tb, s.path, one[1:])
-			plant(tb, os.Remove(s.path), s.writeApplied(one, Worker{}))
+			plant(tb, os.Remove(s.path), s.writeApplied(one, Worker{}, nil))
 			plain(tb, s.path, one[:1])
 		},
 	}

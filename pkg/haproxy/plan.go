@@ -17,6 +17,7 @@ import (
 // too, on the worker that the reload will replace.
 func Plan(running, wanted render.Files, can Capabilities) (cmds []Command, reload Reason) {
 	d := diff(running, wanted, can, nil)
+	d.preferReload(wanted)
 	return d.commands(), d.reason
 }
 
@@ -90,12 +91,17 @@ func diff(running, wanted render.Files, can Capabilities, known *reading) *diffe
 	if !d.reason.needed() || c.compared {
 		c.namedFiles(running, wanted)
 	}
-	if d.dear(wanted[0]) {
-		n := len(d.commands())
-		*d = difference{reason: d.reason}
-		d.reload(ReasonBatch, strconv.Itoa(n)+" changes at once")
-	}
 	return d
+}
+
+// preferReload leaves so many commands to a reload that it is cheaper.
+func (d *difference) preferReload(wanted render.Files) {
+	if len(wanted) == 0 || !d.dear(wanted[0]) {
+		return
+	}
+	n := len(d.commands())
+	*d = difference{reason: d.reason}
+	d.reload(ReasonBatch, strconv.Itoa(n)+" changes at once")
 }
 
 // What changes cost HAProxy in processor time, in the middle between 2.6 and 3.0 as `make bench` sees

@@ -213,6 +213,9 @@ func (p *proxyChange) remove(s *server) string {
 	if p.tracked.has(p.before.name, s.name) {
 		return "others track it, which would go out of service with it"
 	}
+	if p.tracked.isAsked(p.before.name, s.name) {
+		return "the configuration looks at it by its name"
+	}
 	c := addCommand(p.after.name, s) // the words tell whether it is the same server that comes back
 	c.Op, c.Drain = OpRemove, s.drain
 	p.down = append(p.down, c)

@@ -142,15 +142,66 @@ func bindAddress(s string) []netip.AddrPort {
 	return all
 }
 
-// probe listens once on every address of wanted that running does not listen on, because HAProxy's
-// own check does not and a taken address makes a reload an outage of seconds.
-func probe(ctx context.Context, running, wanted render.Files) error {
-	held := addressesOf(running)
-	for _, a := range binds(wanted) {
-		if held.overlap(a) {
+// probeable are the addresses of a configuration at which it can be tried whether HAProxy would get them:
+// those of its binds but for sections that are switched off and for sockets that HAProxy opens in another
+// way or place than we could. All of IPv6 is all of IPv4 as well, unless the line says otherwise.
+func probeable(files render.Files) []netip.AddrPort {
+	if len(files) == 0 {
+		return nil
+	}
+	var all []netip.AddrPort
+	for _, s := range parse(files[0].Text()) {
+		if s.off() {
 			continue
 		}
-		err := listening.Try(ctx, network(a), a.String())
+		for _, l := range s.lines {
+			if !l.conditional && !slices.ContainsFunc(l.words, opensElsewhere) {
+				all = append(all, bothFamilies(l)...)
+			}
+		}
+	}
+	return all
+}
+
+// off tells whether the section itself says that it is not to listen.
+func (s section) off() bool {
+	return slices.ContainsFunc(s.lines, func(l line) bool { return word(l, 0) == "disabled" && !l.conditional })
+}
+
+// opensElsewhere tells whether a word of a bind line makes HAProxy open its socket otherwise than we can.
+func opensElsewhere(word string) bool {
+	return word == "transparent" || word == "namespace" || word == "interface"
+}
+
+// bothFamilies are the addresses of a bind line.
+func bothFamilies(l line) []netip.AddrPort {
+	all := bindAddresses(l)
+	if slices.Contains(l.words, "v6only") {
+		return all
+	}
+	for _, a := range all {
+		if a.Addr() == netip.IPv6Unspecified() {
+			all = append(all, netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()))
+		}
+	}
+	return all
+}
+
+// probe tries every address of wanted that running does not listen on, because HAProxy's own check does
+// not and a taken address makes a reload an outage of seconds. One that HAProxy holds a part of can be
+// tried only beside it, if it lets others do that.
+func probe(ctx context.Context, running, wanted render.Files, shares bool) error {
+	held := addressesOf(running)
+	for _, a := range probeable(wanted) {
+		var err error
+		switch {
+		case held.whole(a):
+			continue
+		case !held.part(a):
+			err = listening.Try(ctx, network(a), a.String())
+		case shares:
+			err = listening.TryBeside(a)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -165,7 +216,7 @@ func probe(ctx context.Context, running, wanted render.Files) error {
 // what it listens on: beside its sockets there is room for another one of the same user, and beside
 // another program's there is none. Nobody connects to what is only bound.
 func probeBeside(wanted render.Files) error {
-	for _, a := range binds(wanted) {
+	for _, a := range probeable(wanted) {
 		if refused := unbindable(a, listening.TryBeside(a)); refused != nil {
 			return refused
 		}
@@ -215,9 +266,14 @@ func addressesOf(files render.Files) addresses {
 	return held
 }
 
-// overlap tells whether HAProxy already listens there.
-func (held addresses) overlap(a netip.AddrPort) bool {
+// whole tells whether HAProxy listens there already, so that nobody else can.
+func (held addresses) whole(a netip.AddrPort) bool {
 	return slices.ContainsFunc(held[a.Port()], func(h netip.Addr) bool {
-		return h == a.Addr() || h.IsUnspecified() || a.Addr().IsUnspecified()
+		return h == a.Addr() || h.IsUnspecified() && (h.Is4() == a.Addr().Is4() || h.Is6())
 	})
+}
+
+// part tells whether HAProxy listens on some of it.
+func (held addresses) part(a netip.AddrPort) bool {
+	return a.Addr().IsUnspecified() && len(held[a.Port()]) > 0
 }

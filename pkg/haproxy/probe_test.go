@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -112,4 +113,55 @@ func TestOwnAddressBesideMinimalFile(t *testing.T) {
 		b.run(t)
 		b.apply(t, b.text("    timeout http-request 9s\n", "s1 "+one))
 	})
+}
+
+// TestProbeBesideItsOwn: an address that another program has is refused before HAProxy is asked for it, also
+// if HAProxy holds a part of it or if IPv6 takes it along (F8).
+func TestProbeBesideItsOwn(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		b.apply(t, b.text("", "s1 "+one))
+		load := haproxytest.Start(t, b.addr, 2, false)
+		_, own, _ := net.SplitHostPort(b.addr)
+		for want, more := range map[string]string{"127.0.0.99:" + own: "0.0.0.0:" + own, "127.0.0.98:0": ":::"} {
+			taken, err := net.Listen("tcp", want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer taken.Close()
+			if strings.HasSuffix(more, ":::") {
+				_, port, _ := net.SplitHostPort(taken.Addr().String())
+				more += port
+			}
+			text := strings.Replace(b.text("", "s1 "+one), "bind "+b.addr, "bind "+b.addr+"\n    bind "+more+" ", 1)
+			_, err = b.driver.Apply(t.Context(), files(text))
+			if r := asRefused(err); r == nil || r.Stage != StageProbe {
+				t.Errorf("bind %s beside %s: got %v, want a refusal by the probe", more, taken.Addr(), err)
+			}
+		}
+		haproxytest.Until(t, "requests", func() bool { return load.Sent()["one"] > 100 })
+		load.MustLoseNothing(t)
+	})
+}
+
+// TestProbeable: what HAProxy opens in another way or place, or not at all, is not tried.
+func TestProbeable(t *testing.T) {
+	for lines, want := range map[string]string{
+		"bind :80":                                 "[0.0.0.0:80]",
+		"bind :::80":                               "[[::]:80 0.0.0.0:80]",
+		"bind :::80 v6only":                        "[[::]:80]",
+		"bind 192.0.2.1:80 transparent":            "[]",
+		"bind 192.0.2.1:80 namespace blue":         "[]",
+		"bind 192.0.2.1:80 interface eth7":         "[]",
+		"disabled\n bind :80":                      "[]",
+		"bind :80\n disabled\nlisten l\n bind :81": "[0.0.0.0:81]",
+		".if feature(X)\n bind :80\n .endif":       "[]",
+	} {
+		if got := fmt.Sprint(probeable(files("frontend f\n " + lines + "\n"))); got != want {
+			t.Errorf("%q: got %s, want %s", lines, got, want)
+		}
+	}
 }

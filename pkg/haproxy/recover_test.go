@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -45,7 +46,7 @@ func TestServerComesBackInUse(t *testing.T) {
 			"as it was":           {how: HowRuntime},
 			"disabled":            {words: " disabled", how: HowRuntime},
 			"other words":         {words: " maxconn 3", how: HowReload},
-			"after a restart":     {restarted: true, how: HowReload}, // with which words it left is forgotten
+			"after a restart":     {restarted: true, how: HowRuntime},
 			"both of these rules": {words: " backup", restarted: true, how: HowReload},
 		} {
 			t.Run(name, func(tt2 *testing.T) {
@@ -185,6 +186,95 @@ func TestNoteIsOfWhatRuns(t *testing.T) {
 		b.apply(t, b.text("", "s1 "+one+" maxconn 5 weight 7"))
 		if got := b.stat(t, "s1", "slim"); got != "5" {
 			t.Errorf("limit: got %s, want 5", got)
+		}
+	})
+}
+
+// TestDrainOutlivesTheAgent: the sessions of a server that is gone go on for as long as its line said,
+// also if the agent is stopped, or killed before the file on disk follows, and another one takes over (P8).
+func TestDrainOutlivesTheAgent(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		for _, killed := range []bool{false, true} {
+			b := external(t, t.Bin)
+			b.cfg.DrainLimit = time.Millisecond
+			b.start(t)
+			b.run(t)
+			slow, release := slowServer(t)
+			one := haproxytest.Server(t, "one")
+			with, without := b.text("", "s1 "+slow+" # drain 1h"), b.text("", "s2 "+one)
+			b.apply(t, with)
+			b.inStep(t, with)
+			answer := make(chan error, 1)
+			go func() {
+				_, err := haproxytest.Get(b.addr)
+				answer <- err
+			}()
+			<-release.started
+			if killed {
+				b.stop()
+				d, err := NewDriver(b.cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := d.Apply(t.Context(), files(without)); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				b.apply(t, without)
+				b.stop()
+			}
+			b.run(t)
+			b.apply(t, without)
+			b.inStep(t, without)
+			for range 3 { // each of them ends the sessions of servers whose time is over
+				if err := b.driver.acquire(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if gone := b.driver.leaving["be_web/s1"]; gone == nil || gone.Drain != time.Hour {
+					t.Errorf("killed %v: waiting for its deletion: %+v, want s1 for an hour", killed, gone)
+				}
+				if err := b.driver.deleteLeaving(t.Context()); err != nil {
+					t.Error(err)
+				}
+				b.driver.release()
+			}
+			close(release.end)
+			if err := <-answer; err != nil {
+				t.Errorf("killed %v: the request in flight: %v", killed, err)
+			}
+			b.stop()
+		}
+	})
+}
+
+// TestSameNameOtherWords: a server that left and came back with other words, of which HAProxy tells nothing,
+// is not taken for the one in the file by the next agent (P6).
+func TestSameNameOtherWords(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		first := b.text("", "s1 "+one, "s2 "+one)
+		b.apply(t, first)
+		b.inStep(t, first)
+		b.stop()
+		for _, texts := range [][]string{ // of an agent that is killed before the file follows, and of the next one
+			{first, b.text("", "s1 "+one), b.text("", "s1 "+one, "s2 "+one+" backup")},
+			{first},
+		} {
+			d, err := NewDriver(b.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, text := range texts {
+				if _, err := d.Apply(t.Context(), files(text)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if got := b.stat(t, "s2", "bck"); got != "0" {
+			t.Errorf("backup: got %s, want 0 as the text says", got)
 		}
 	})
 }

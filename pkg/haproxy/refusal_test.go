@@ -311,3 +311,28 @@ func TestFollowCountsTheSwap(t *testing.T) {
 		}
 	})
 }
+
+// TestManyServersBehindARefusal: so many changes that a reload would be cheaper are made by commands while
+// no reload can be had (P7).
+func TestManyServersBehindARefusal(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		lines := func(n int) (all []string) {
+			for i := range n {
+				all = append(all, fmt.Sprintf("s%d %s", i, one))
+			}
+			return all
+		}
+		b.apply(t, b.text("", lines(1000)...))
+		for _, n := range []int{2000, 2001} {
+			b.send(t, b.text("    nonsense\n", lines(n)...))
+			haproxytest.Until(t, fmt.Sprint(n, " servers beside a refused line"), func() bool {
+				live, err := b.driver.api.servers(t.Context(), b.worker(t))
+				return err == nil && len(live) == n
+			})
+		}
+	})
+}

@@ -118,15 +118,17 @@ func (d *Driver) judged(ctx context.Context, want, held render.Files, known bool
 // HAProxy listens on, its own addresses must not look taken: they do not if it is of our user, and shares
 // them as it does unless it is told not to.
 func (d *Driver) probe(ctx context.Context, want, held render.Files, known bool) error {
+	if !d.cfg.Managed && !d.cfg.SameNetwork {
+		return nil
+	}
+	shares := d.cfg.haproxyUser() == os.Geteuid() && !slices.ContainsFunc([]render.Files{want, d.disk()}, sharesNothing)
 	switch {
-	case !d.cfg.Managed && !d.cfg.SameNetwork:
-		return nil
 	case known:
-		return probe(ctx, held, want)
-	case d.cfg.haproxyUser() != os.Geteuid() || slices.ContainsFunc([]render.Files{want, d.disk()}, sharesNothing):
-		return nil
-	default:
+		return probe(ctx, held, want, shares)
+	case shares:
 		return probeBeside(want)
+	default:
+		return nil
 	}
 }
 
@@ -353,13 +355,15 @@ func (d *Driver) loaded(now render.Files) {
 	d.inForce(now, nil)
 	d.warnOfBoundless(now)
 	d.onDisk, d.diskTime, d.dirtied = now, time.Now(), time.Time{}
+	clear(d.parted)
+	d.stuck(nil)
 	d.note(now)
 	d.prune()
 }
 
 // note remembers for the next start what the worker runs.
 func (d *Driver) note(files render.Files) {
-	if err := d.store.writeApplied(files, d.worker); err != nil {
+	if err := d.store.writeApplied(files, d.worker, d.leaving); err != nil {
 		d.cfg.Log.WithError(err).Warn("cannot note what is applied; the next start will reload once")
 	}
 	if d.cfg.Managed { // its starts are seen

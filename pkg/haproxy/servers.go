@@ -377,7 +377,7 @@ type tracked map[string]bool
 
 // blocks adds those that blocks name. Only what may have the word is read.
 func (t *tracked) blocks(blocks []render.Block) {
-	if len(blocks) > 1 || len(blocks) == 1 && strings.Contains(blocks[0].Text, "track") {
+	if len(blocks) > 1 || len(blocks) == 1 && (strings.Contains(blocks[0].Text, "track") || strings.Contains(blocks[0].Text, "srv_")) {
 		t.read(joined(blocks))
 	}
 }
@@ -385,6 +385,9 @@ func (t *tracked) blocks(blocks []render.Block) {
 // read adds those that a text names.
 func (t *tracked) read(text string) {
 	for raw := range strings.Lines(text) {
+		for _, m := range serverCall.FindAllStringSubmatch(raw, -1) {
+			t.add(asked + m[1])
+		}
 		if !strings.Contains(raw, "track") {
 			continue
 		}
@@ -394,6 +397,24 @@ func (t *tracked) read(text string) {
 			t.line(l)
 		}
 	}
+}
+
+// serverCall is a look at one server, such as srv_is_up(web/s1). HAProxy does not delete that server,
+// and refuses a text in which it is missing. asked marks such a name.
+var serverCall = regexp.MustCompile(`\bsrv_[a-z_]+\(\s*([^(),\s]+)`)
+
+const asked = "srv "
+
+func (t *tracked) add(name string) {
+	if *t == nil {
+		*t = tracked{}
+	}
+	(*t)[name] = true
+}
+
+// isAsked tells whether the text looks at a server by its name.
+func (t tracked) isAsked(backend, server string) bool {
+	return t[asked+server] || t[asked+backend+"/"+server]
 }
 
 // line adds the server that a line names.

@@ -71,7 +71,7 @@ func (c Config) vacant(ctx context.Context, files render.Files) error {
 	limit, cancel := context.WithTimeout(ctx, vacantWithin)
 	defer cancel()
 	for {
-		err := probe(ctx, nil, files)
+		err := probe(ctx, nil, files, false)
 		if asRefused(err) == nil || pause(limit, pollEvery) != nil {
 			return err
 		}

@@ -278,6 +278,8 @@ type applied struct {
 	Hash  string   `json:"hash"`
 	Files []string `json:"files"` // names besides the configuration's
 	Worker
+	// Leaving are servers that the files have no more, and that wait for the end of their sessions.
+	Leaving map[string]*departure `json:"leaving,omitempty"`
 }
 
 // note is where that is kept: where only we write, if there is such a place. Then a set of files whose
@@ -285,8 +287,8 @@ type applied struct {
 func (s store) note() string { return filepath.Join(cmp.Or(s.work, s.dir()), appliedName) }
 
 // writeApplied notes that the worker runs the files, which are the ones on disk.
-func (s store) writeApplied(files render.Files, w Worker) error {
-	a := applied{Hash: textHash(files), Files: []string{}, Worker: w}
+func (s store) writeApplied(files render.Files, w Worker, leaving map[string]*departure) error {
+	a := applied{Hash: textHash(files), Files: []string{}, Worker: w, Leaving: leaving}
 	for _, f := range files[1:] {
 		a.Files = append(a.Files, f.Name)
 	}

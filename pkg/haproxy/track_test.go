@@ -84,3 +84,24 @@ func TestPlanSeesTracking(t *testing.T) {
 		t.Errorf("with an earlier reading (-fresh +carried), of %+v:\n%s", fresh.reason, diff)
 	}
 }
+
+// TestServerNamedElsewhere: HAProxy refuses a text that asks for the state of a server that it has not, and
+// deletes none that its text asks for. So such a server is left to a reload, which is refused (P6).
+func TestServerNamedElsewhere(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t, t.Bin)
+		b.start(t)
+		b.run(t)
+		one, two := haproxytest.Server(t, "one"), haproxytest.Server(t, "two")
+		const asks = "    http-request set-header X-Up yes if { srv_is_up(be_web/s2) }\n"
+		b.apply(t, b.text(asks, "s1 "+one, "s2 "+two))
+		b.apply(t, b.text(asks, "s2 "+two)) // of others it says nothing
+		res, err := b.driver.Apply(t.Context(), files(b.text(asks, "s1 "+one)))
+		if asRefused(err) == nil {
+			t.Errorf("got %+v, %v, want a refusal", res, err)
+		}
+		if got := b.stat(t, "s2", "status"); !strings.HasPrefix(got, "UP") && got != "no check" {
+			t.Errorf("s2 is %q, want it in service", got)
+		}
+	})
+}

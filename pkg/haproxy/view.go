@@ -20,8 +20,12 @@ func (d *Driver) State() State {
 	if d.behind {
 		s.Differences = max(1, s.Differences)
 	}
-	if d.here.deaf != nil && s.LastError == "" {
+	switch {
+	case s.LastError != "":
+	case d.here.deaf != nil:
 		s.Status, s.LastError = "in step, but cannot be reloaded", d.here.deaf.Error()
+	case d.unfollowed != nil:
+		s.Status, s.LastError = "in step, but the file on disk does not follow", d.unfollowed.Error()
 	}
 	return s
 }

@@ -322,7 +322,15 @@ func differentAddress(written, live string) bool {
 
 // extra handles a running server that the text does not have.
 func (m *mismatch) extra(s liveServer, p *proxy, leaving map[string]*departure) {
-	if p == nil || p.find(s.name) != nil || p.templates || leaving[s.backend+"/"+s.name] != nil {
+	gone := leaving[s.backend+"/"+s.name]
+	switch {
+	case p == nil || p.find(s.name) != nil || p.templates:
+		return
+	case gone != nil && s.maint:
+		return
+	case gone != nil: // somebody put it back in service
+		m.repair = append(m.repair, gone.Command)
+		m.what = append(m.what, s.backend+"/"+s.name+" is in service again and not in the text")
 		return
 	}
 	mend := proxyChange{before: p, after: p}
