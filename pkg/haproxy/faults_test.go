@@ -78,6 +78,7 @@ func swapIn(path string) error {
 // go on, no text is half applied, no request is lost, and all converges when it is mended (P2, P6).
 func TestMasterIsDeaf(t *testing.T) {
 	haproxytest.Each(t, func(h haproxytest.T) {
+		h.Parallel() // it waits most of the time
 		signal := func(s syscall.Signal) func(*faulty, int) error {
 			return func(_ *faulty, master int) error { return syscall.Kill(master, s) }
 		}
@@ -120,6 +121,7 @@ func TestMasterIsDeaf(t *testing.T) {
 // TestMasterExecutesItself: a master that is told to execute itself anew, as at an upgrade, is no fault.
 func TestMasterExecutesItself(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		f := startFaulty(t, t.Bin)
 		load := haproxytest.Start(t, f.addr, 2, false)
 		for range 3 {
@@ -180,6 +182,7 @@ func TestRuntimeSocketIsLost(t *testing.T) {
 // can be stopped meanwhile, and all converges when it goes on (P6).
 func TestWorkerHangs(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		f := startFaulty(t, t.Bin)
 		worker := f.worker(t).Pid
 		if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil {

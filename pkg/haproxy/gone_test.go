@@ -90,6 +90,7 @@ func TestSocketsAreRemoved(t *testing.T) {
 // TestFollowFailureIsLoggedOnce: a file that cannot be written for a while is told once, and its return.
 func TestFollowFailureIsLoggedOnce(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := external(t.T, t.Bin)
 		b.cfg.WorkDir = filepath.Join(haproxytest.Dir(t), "work")
 		log, seen := b.logged(), b.reported()

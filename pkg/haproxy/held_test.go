@@ -164,6 +164,7 @@ func TestPortIsTakenAtACrash(t *testing.T) {
 // is taken starts with the next wanted text that does without.
 func TestPortIsTakenWhileExternalIsDown(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := external(t, t.Bin)
 		seen := b.reported()
 		kill := b.start(t)
@@ -205,6 +206,7 @@ func TestPortIsTakenWhileExternalIsDown(t *testing.T) {
 // started with the next wanted text, after a while; each crash is told.
 func TestCrashingTextIsReplaced(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.37")}
 		b.cfg.Managed = true
 		bin := filepath.Join(t.TempDir(), "haproxy")

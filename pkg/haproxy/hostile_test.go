@@ -91,6 +91,7 @@ func hostileFiles(target string) map[string]func(path string) error {
 // the directory, and the next reload puts the right one there.
 func TestHostileFiles(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := external(t, t.Bin)
 		b.cfg.WorkDir = t.TempDir()
 		b.start(t)

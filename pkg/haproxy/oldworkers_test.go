@@ -43,6 +43,7 @@ func holdingServer(tb testing.TB) (addr string, came, end chan struct{}) {
 // TestOldWorkersMemory: what old workers hold is known while they hold it (P8, F10).
 func TestOldWorkersMemory(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := managed(t, t.Bin)
 		addr, came, end := holdingServer(t)
 		b.apply(t, b.text("", "s1 "+addr))

@@ -224,6 +224,7 @@ func TestRefusedTextIsNotCheckedForEachServer(t *testing.T) {
 // TestFollowRecovers: when the file can follow again, that is told.
 func TestFollowRecovers(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.16")}
 		b.cfg.Managed = true
 		_, fail := checker(t, b)

@@ -221,6 +221,7 @@ func TestDeadlyTextIsNotRepeated(t *testing.T) {
 		t.Skip("left out: only root's HAProxy gets so far as to end at a chroot")
 	}
 	haproxytest.Each(t, func(h haproxytest.T) {
+		h.Parallel() // it waits most of the time
 		for _, mode := range []string{"external", "managed"} {
 			h.Run(mode, func(t *testing.T) { deadlyText(t, h.Bin, mode == "managed") })
 		}

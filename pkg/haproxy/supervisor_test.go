@@ -76,6 +76,7 @@ func TestStopLeavesNothing(t *testing.T) {
 // TestSecondDriverRefuses: a managed driver does not start over a HAProxy that is not its own.
 func TestSecondDriverRefuses(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b := managed(t, t.Bin)
 		b.apply(t, b.text("", "s1 127.0.0.1:9"))
 		second, err := NewDriver(b.cfg)

@@ -60,6 +60,7 @@ func (b *bench) untouched(tb testing.TB, w Worker) {
 // made; afterwards the new one runs what is wanted, and no connection was lost.
 func TestTakeOver(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		for name, extra := range map[string]string{"servers": "", "structure": "    timeout http-request 9s\n"} {
 			t.Run(name, func(sub *testing.T) { takeOver(sub, external(sub, t.Bin), extra) })
 		}
