@@ -74,12 +74,17 @@ type labelParser struct {
 // definition returns the one under key, made on first use.
 func (p *labelParser) definition(key string) *Definition {
 	if p.defs[key] == nil {
-		p.defs[key] = &Definition{
-			Key: key, Service: key, Mode: HTTP, Path: "/", Weight: DefaultWeight,
-			Options: map[string]string{}, Meta: map[string]string{},
-		}
+		p.defs[key] = newDefinition(key)
 	}
 	return p.defs[key]
+}
+
+// newDefinition is one of which nothing is said yet.
+func newDefinition(key string) *Definition {
+	return &Definition{
+		Key: key, Service: key, Mode: HTTP, Path: "/", Weight: DefaultWeight,
+		Options: map[string]string{}, Meta: map[string]string{},
+	}
 }
 
 // label takes one label in; name is what follows "sidekick.".
@@ -128,14 +133,22 @@ func (p *labelParser) ofService(name, rest, text string) {
 // set gives the definition what the label says, or notes why it cannot. full is the label's name as
 // the user wrote it after "sidekick.", name the part that is in the table.
 func (d *Definition) set(full, name, text string) {
+	switch known, err := d.put(name, text); {
+	case !known:
+		d.complain(fmt.Errorf("label %s is unknown: did you mean %s%s?", printLabel(full), labelPrefix, closestLabel(name)))
+	case err != nil:
+		d.complain(labelError(full, text, err))
+	}
+}
+
+// put gives the definition what the label of that name says, if it is known and its text is valid.
+func (d *Definition) put(name, text string) (known bool, err error) {
 	l, arg, ok := findLabel(name)
 	if !ok {
-		d.complain(fmt.Errorf("label %s is unknown: did you mean %s%s?", printLabel(full), labelPrefix, closestLabel(name)))
-		return
+		return false, nil
 	}
 	if err := l.validate(arg, text); err != nil {
-		d.complain(labelError(full, text, err))
-		return
+		return true, err
 	}
 	if l.option {
 		d.Options[name] = text
@@ -143,6 +156,7 @@ func (d *Definition) set(full, name, text string) {
 	if l.field != nil {
 		l.field(d, arg, text)
 	}
+	return true, nil
 }
 
 func (d *Definition) complain(err error) { d.Err = errors.Join(d.Err, err) }
