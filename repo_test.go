@@ -139,6 +139,16 @@ func TestVocabularyImportsOnlyTheStandardLibrary(t *testing.T) {
 	}
 }
 
+// TestConventionsImportTheVocabularyAlone: they read what a container says and know no engine.
+func TestConventionsImportTheVocabularyAlone(t *testing.T) {
+	ours, standard := tree(t)
+	for _, i := range ours["pkg/convention"].Imports {
+		if !standard[i] && i != module+"/pkg/service" {
+			t.Errorf("pkg/convention imports %s: of others it may import pkg/service alone", i)
+		}
+	}
+}
+
 // TestPureParts: rendering and planning are pure functions, so that what they give can be compared
 // and tested without a machine around them. Of package net they may take what only reads text.
 func TestPureParts(t *testing.T) {
