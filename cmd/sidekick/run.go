@@ -196,7 +196,8 @@ func (a *agent) watchContainers(life context.Context, group *errgroup.Group, pub
 	candidates := make(chan []service.Instance)
 	source := &docker.Source{
 		Host: a.docker, Node: a.node, Zone: a.zone, Advertise: a.address, ExposeAll: a.expose == "all",
-		Log: a.stageLog(admin.StageDocker), Report: a.state.Report(admin.StageDocker), Rejected: a.state.SetRejected("docker"),
+		Conventions: a.conventionsOn(),
+		Log:         a.stageLog(admin.StageDocker), Report: a.state.Report(admin.StageDocker), Rejected: a.state.SetRejected("docker"),
 	}
 	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate"), Memory: a.dir.Path("published.json")}
 	group.Go(func() error { return source.Run(life, candidates) })

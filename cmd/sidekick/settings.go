@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sidekick-proxy/sidekick/pkg/convention"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -50,7 +51,7 @@ type settings struct {
 	node, advertise, zone string
 	nodeGiven             bool // node is not derived from the host's name
 
-	docker, expose string
+	docker, expose, conventions string
 
 	template string
 	set      map[string]string
@@ -88,6 +89,7 @@ func newSettings() *settings {
 
 	f.StringVar(&s.docker, "docker", "", "engine, as in DOCKER_HOST, whose default this is; \"off\" registers no containers")
 	f.StringVar(&s.expose, "expose", "labelled", "which containers are registered: \"labelled\" or \"all\"")
+	f.StringVar(&s.conventions, "conventions", convention.Sidekick, "`LIST` of whose labels and variables register containers: "+strings.Join(convention.Names(), ", ")+"; earlier ones count first")
 
 	f.StringVar(&s.template, "template", "", "`file` of the HAProxy template (default: the built-in one); a change is taken up at once")
 	f.StringToStringVar(&s.set, "set", nil, "`KEY=VALUE` for the template; may be repeated")
@@ -280,8 +282,17 @@ func (s *settings) validate() error {
 	oneOf("expose", s.expose, "labelled", "all")
 	oneOf("log-level", s.logLevel, "debug", "info", "warn", "error")
 	oneOf("log-format", s.logFormat, "auto", "text", "json")
+	if _, err := convention.Parse(s.conventions); err != nil {
+		errs = append(errs, fmt.Errorf("--conventions %q: %w", s.conventions, err))
+	}
 	errs = append(errs, s.validateNames(), s.validateAddresses(), s.validateTimes())
 	return errors.Join(errs...)
+}
+
+// conventionsOn reads --conventions.
+func (s *settings) conventionsOn() []string {
+	names, _ := convention.Parse(s.conventions) // validate has refused a bad one
+	return names
 }
 
 func (s *settings) validateNames() error {

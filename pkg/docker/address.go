@@ -14,7 +14,16 @@ type place struct {
 	at     netip.AddrPort // by proxies
 	scope  string         // service.ScopeNode when only by those of this host
 	target netip.AddrPort // by the gate, which must not be deceived by Docker's own proxy
+	kind   string         // what at is, for people: one of the constants below
 }
+
+// The kinds of addresses.
+const (
+	kindPublished = "published" // on the host
+	kindHost      = "host"      // the host's own, whose network the container shares
+	kindContainer = "container" // the container's, in a network that spans hosts
+	kindNode      = "node"      // the container's, for its own host only
+)
 
 // place finds the address of a container's port. Without a wish in the labels these are tried in
 // turn: a port published for other hosts, the host's own network, a network that spans hosts, and
@@ -27,15 +36,15 @@ func (h host) place(v *view, d *service.Definition, port uint16) (place, error) 
 		// The address that proxies use is also the one to check: nothing stands between it and the
 		// process, and a process that listens on loopback only must not pass.
 		at := netip.AddrPortFrom(h.advertise, port)
-		return place{at: at, target: at}, nil
+		return place{at: at, target: at, kind: kindHost}, nil
 	}
 	own, target, err := v.own(d.Network)
 	if err != nil {
 		return place{}, err
 	}
-	p := place{at: netip.AddrPortFrom(own.address, port), target: netip.AddrPortFrom(target.address, port)}
+	p := place{at: netip.AddrPortFrom(own.address, port), target: netip.AddrPortFrom(target.address, port), kind: kindContainer}
 	if !spansHosts(own.driver) {
-		p.scope = service.ScopeNode
+		p.scope, p.kind = service.ScopeNode, kindNode
 	}
 	if d.Address == "container" || d.Address == "" && d.Network != "" {
 		return p, nil
@@ -43,7 +52,7 @@ func (h host) place(v *view, d *service.Definition, port uint16) (place, error) 
 	at, ok := h.published(v.published[port])
 	switch {
 	case ok:
-		p.at, p.scope = at, ""
+		p.at, p.scope, p.kind = at, "", kindPublished
 	case d.Address == "published" && !h.advertise.IsValid():
 		return place{}, errNoAdvertise(v)
 	case d.Address == "published":

@@ -226,3 +226,29 @@ func (f *fleet) set() ([]service.Instance, []service.Rejection) {
 	slices.SortFunc(set, compareIDs)
 	return set, rejected
 }
+
+// remarks returns what is to be said of containers beside what is left out, in a fixed order.
+func (f *fleet) remarks() []remark {
+	var all []remark
+	for _, id := range sortedIDs(f.containers) {
+		if r := f.containers[id].run; r != nil {
+			for _, text := range r.remarks {
+				all = append(all, remark{r.name, text})
+			}
+		}
+	}
+	return all
+}
+
+// off counts for each convention that is off the running containers with its marks.
+func (f *fleet) off() map[string]int {
+	containers := map[string]int{}
+	for _, t := range f.containers {
+		if t.run != nil {
+			for _, name := range t.run.off {
+				containers[name]++
+			}
+		}
+	}
+	return containers
+}

@@ -12,14 +12,16 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/sidekick-proxy/sidekick/pkg/convention"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // host is what must be known about this host to describe its containers to others.
 type host struct {
-	node, zone string
-	advertise  netip.Addr
-	exposeAll  bool
+	node, zone  string
+	advertise   netip.Addr
+	exposeAll   bool
+	conventions []string // those that are on
 }
 
 // run is one run of a container, from a start to its end, as an inspection showed it.
@@ -27,7 +29,17 @@ type run struct {
 	started   time.Time
 	stop      int // the signal by which it is told to stop
 	instances []service.Instance
+	origins   []origin // of each instance
 	rejected  []service.Rejection
+	name      string   // of the container
+	remarks   []string // what it says that is not acted on
+	off       []string // conventions that are off, of which it carries marks
+}
+
+// origin is how an instance came to be what it is.
+type origin struct {
+	convention string
+	address    string // the kind of its address
 }
 
 // mostServices is how many one container may declare, so that one that declares thousands costs the
@@ -59,61 +71,82 @@ func (h host) read(v *view) *run {
 	if !v.running {
 		return nil
 	}
-	r := &run{started: v.started, stop: v.stop}
-	defs := h.definitions(v.labels)
-	if more := len(defs) - mostServices; more > 0 {
-		defs = defs[:mostServices]
-		r.rejected = append(r.rejected, h.rejection(v, h.serviceName(v), fmt.Errorf(
+	r := &run{started: v.started, stop: v.stop, name: v.name, off: convention.Off(h.conventions, h.shown(v))}
+	asked := h.asked(v)
+	r.remarks = bounded(asked.Notes)
+	services := asked.Services
+	if more := len(services) - mostServices; more > 0 {
+		services = services[:mostServices]
+		r.rejected = append(r.rejected, h.rejection(v, serviceName(v), fmt.Errorf(
 			"container %s declares %d services: only the first %d are taken, in the order of their names; spread them over several containers",
 			v.name, mostServices+more, mostServices)))
 	}
-	seen := map[string]bool{}
-	for _, d := range defs {
-		i, err := h.instance(v, &d)
-		if err == nil && seen[i.ID] {
-			err = refusal{service.RejectedLabel, fmt.Errorf("container %s declares port %d of the service %s twice", v.name, i.Port, i.Service)}
-		}
-		if err != nil {
-			r.rejected = append(r.rejected, h.rejection(v, cmp.Or(d.Service, h.serviceName(v)), err))
-			continue
-		}
-		seen[i.ID] = true
-		r.instances = append(r.instances, i)
+	for _, s := range services {
+		h.add(r, v, &s)
 	}
 	return r
 }
 
-// definitions says what a container with these labels asks for.
-func (h host) definitions(labels map[string]string) []service.Definition {
-	defs, enabled := service.ParseLabels(labels)
-	if enabled != nil && !*enabled {
-		return nil
+// add describes one service of the run, or says why it is left out.
+func (h host) add(r *run, v *view, s *convention.Service) {
+	i, where, err := h.instance(v, &s.Definition)
+	if err == nil && slices.ContainsFunc(r.instances, func(other service.Instance) bool { return other.ID == i.ID }) {
+		err = refusal{service.RejectedLabel, fmt.Errorf("container %s declares port %d of the service %s twice", v.name, i.Port, i.Service)}
 	}
-	if len(defs) == 0 && h.exposeAll {
-		return []service.Definition{{Mode: service.HTTP, Path: "/", Weight: service.DefaultWeight}}
+	if err != nil {
+		r.rejected = append(r.rejected, h.rejection(v, cmp.Or(s.Service, serviceName(v)), err))
+		return
 	}
-	return defs
+	r.instances = append(r.instances, i)
+	r.origins = append(r.origins, origin{convention: s.From, address: where.kind})
+}
+
+// asked says what a container asks for.
+func (h host) asked(v *view) convention.Reading {
+	asked := convention.Read(h.conventions, h.shown(v))
+	if len(asked.Services) == 0 && h.exposeAll && !asked.Hidden {
+		asked.Services = []convention.Service{{Definition: service.Define(nil), From: "--expose all"}}
+	}
+	return asked
+}
+
+// shown is what the conventions see of a container.
+func (h host) shown(v *view) *convention.Container {
+	return &convention.Container{
+		Name: v.name, Image: v.image, Service: serviceName(v), Compose: composed(v) != "", Labels: v.labels, Env: v.env,
+		Ports: v.ports, Published: convention.Ports{TCP: slices.Sorted(maps.Keys(v.published)), UDP: v.udp},
+	}
+}
+
+// bounded makes of what a container says lines of bounded length and number.
+func bounded(notes []string) []string {
+	const most = 32
+	var lines []string
+	for _, n := range notes[:min(len(notes), most)] {
+		lines = append(lines, printable(n))
+	}
+	return lines
 }
 
 // instance describes one service of a container, or says why it cannot be one.
-func (h host) instance(v *view, d *service.Definition) (service.Instance, error) {
-	none := service.Instance{}
+func (h host) instance(v *view, d *service.Definition) (service.Instance, place, error) {
+	none, where := service.Instance{}, place{}
 	if d.Err != nil {
-		return none, refusal{service.RejectedLabel, d.Err}
+		return none, where, refusal{service.RejectedLabel, d.Err}
 	}
 	port, err := v.port(d.Port)
 	if err != nil {
-		return none, refusal{service.RejectedLabel, err}
+		return none, where, refusal{service.RejectedLabel, err}
 	}
-	where, err := h.place(v, d, port)
+	where, err = h.place(v, d, port)
 	if err != nil {
-		return none, refusal{service.RejectedAddress, err}
+		return none, where, refusal{service.RejectedAddress, err}
 	}
 	check, err := v.check(d, where.target)
 	if err != nil {
-		return none, refusal{service.RejectedLabel, err}
+		return none, where, refusal{service.RejectedLabel, err}
 	}
-	name := cmp.Or(d.Service, h.serviceName(v))
+	name := cmp.Or(d.Service, serviceName(v))
 	i := service.Instance{
 		Node: h.node, ID: v.id + "." + name + "." + strconv.Itoa(int(port)), Service: name,
 		Address: where.at.Addr(), Port: where.at.Port(), State: service.Ready, Weight: d.Weight,
@@ -127,9 +160,9 @@ func (h host) instance(v *view, d *service.Definition) (service.Instance, error)
 	// What cannot be written would keep the registry from taking all the others, so it is left out
 	// here, alone.
 	if _, err := i.Encode(); err != nil {
-		return none, refusal{service.RejectedLabel, err}
+		return none, where, refusal{service.RejectedLabel, err}
 	}
-	return i, nil
+	return i, where, nil
 }
 
 // orNil makes an empty map none, as it is after a way through the registry.
@@ -141,25 +174,38 @@ func orNil(m map[string]string) map[string]string {
 }
 
 // serviceName is the name of a service whose labels give it none.
-func (h host) serviceName(v *view) string {
-	project, name := v.labels[composeProject], v.labels[composeService]
-	if project != "" && name != "" {
-		return service.DeriveName(project + "-" + name)
+func serviceName(v *view) string {
+	if name := composed(v); name != "" {
+		return name
 	}
 	return service.DeriveName(v.name)
 }
 
+// composed is the name of the service by which compose made the container, "" if it did not.
+func composed(v *view) string {
+	project, name := v.labels[composeProject], v.labels[composeService]
+	if project == "" || name == "" {
+		return ""
+	}
+	return service.DeriveName(project + "-" + name)
+}
+
 // port is the port inside of the container: the one asked for, else the only one there is.
 func (v *view) port(wanted uint16) (uint16, error) {
+	tcp, udp := v.ports.TCP, v.ports.UDP
 	switch {
+	case wanted != 0 && slices.Contains(udp, wanted) && !slices.Contains(tcp, wanted):
+		return 0, fmt.Errorf("port %d of container %s is one of UDP: HAProxy carries TCP; if it takes TCP as well, expose %d/tcp", wanted, v.name, wanted)
 	case wanted != 0:
 		return wanted, nil
-	case len(v.ports) == 1:
-		return v.ports[0], nil
-	case len(v.ports) == 0:
+	case len(tcp) == 1:
+		return tcp[0], nil
+	case len(tcp) == 0 && len(udp) > 0:
+		return 0, fmt.Errorf("container %s exposes only UDP ports (%s): HAProxy carries TCP; expose a TCP port, or say which one it listens on with the label sidekick.port", v.name, printPorts(udp))
+	case len(tcp) == 0:
 		return 0, fmt.Errorf("container %s exposes no TCP port: say which one it listens on with the label sidekick.port", v.name)
 	}
-	return 0, fmt.Errorf("container %s has several TCP ports (%s): say which one with the label sidekick.port", v.name, printPorts(v.ports))
+	return 0, fmt.Errorf("container %s has several TCP ports (%s): say which one with the label sidekick.port", v.name, printPorts(tcp))
 }
 
 func printPorts(ports []uint16) string {
@@ -240,15 +286,18 @@ func (h host) rejection(v *view, name string, err error) service.Rejection {
 	return service.Rejection{Kind: kind, Service: name, Node: h.node, ID: v.id, Name: v.name, Reason: oneLine(err)}
 }
 
-// oneLine writes joined errors as one sentence of bounded length, without what a terminal would obey.
-func oneLine(err error) string {
+// oneLine writes joined errors as one sentence.
+func oneLine(err error) string { return printable(strings.ReplaceAll(err.Error(), "\n", "; ")) }
+
+// printable is text on one line, of bounded length, without what a terminal would obey.
+func printable(text string) string {
 	const most = 1000
-	text := strings.Map(func(r rune) rune {
+	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
-	}, strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\n", "; "), ""))
+	}, strings.ToValidUTF8(text, ""))
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}

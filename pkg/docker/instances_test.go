@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"pgregory.net/rapid"
 
+	"github.com/sidekick-proxy/sidekick/pkg/convention"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -32,7 +33,7 @@ func recorded(tb testing.TB, name string) container.InspectResponse {
 }
 
 func testHost(advertise string) host {
-	h := host{node: "h1", zone: "eu"}
+	h := (&Source{Node: "h1", Zone: "eu"}).describer()
 	if advertise != "" {
 		h.advertise = netip.MustParseAddr(advertise)
 	}
@@ -338,7 +339,7 @@ func TestAnyLabels(t *testing.T) {
 	c := recorded(t, "published")
 	key := rapid.OneOf(rapid.SampledFrom([]string{
 		"sidekick.service", "sidekick.port", "sidekick.host", "sidekick.check", "sidekick.services.a.check.interval", "sidekick.network",
-		"sidekick.address", "sidekick.enable", "com.docker.compose.service", "com.docker.compose.project",
+		"sidekick.address", "sidekick.enable", "SERVICE_NAME", "VIRTUAL_HOST", "TCP_PORTS", "com.docker.compose.service", "com.docker.compose.project",
 	}), rapid.String())
 	text := rapid.OneOf(rapid.SampledFrom([]string{"web", "80", "0s", "http:/", "bridge", "published", "maybe", "a\nb", ""}), rapid.String())
 	labels := rapid.MapOf(key, text)
@@ -348,7 +349,9 @@ func TestAnyLabels(t *testing.T) {
 		config.Labels = labels.Draw(t, "labels")
 		c.Config = &config
 		v := newView(&c)
-		for _, i := range testHost("10.0.0.1").read(&v).instances {
+		h := testHost("10.0.0.1")
+		h.conventions = convention.Names()
+		for _, i := range h.read(&v).instances {
 			if _, err := i.Encode(); err != nil {
 				t.Errorf("labels %q: %v", config.Labels, err)
 			}

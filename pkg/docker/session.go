@@ -252,7 +252,7 @@ func (s *session) read(ctx context.Context, id string, limit time.Duration) (*ru
 		return nil, fmt.Errorf("inspect container %.12s: %w", id, err)
 	}
 	v := newView(&res.Container)
-	if v.running && len(s.host.definitions(v.labels)) > 0 {
+	if v.running && len(s.host.asked(&v).Services) > 0 {
 		if err := s.networks.fill(ctx, &v); err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekick-proxy/sidekick/internal/newest"
+	"github.com/sidekick-proxy/sidekick/pkg/convention"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -28,6 +29,9 @@ type Source struct {
 	Advertise netip.Addr
 	// ExposeAll also takes in containers without labels.
 	ExposeAll bool
+	// Conventions are those that are on, in the order in which they count; only Sidekick's own if
+	// empty.
+	Conventions []string
 	// Resync is the time between two lists; DefaultResync if zero.
 	Resync time.Duration
 
@@ -56,10 +60,19 @@ func (s *Source) Run(ctx context.Context, out chan<- []service.Instance) error {
 	return g.Wait()
 }
 
+// describer is what describes this host's containers as the settings say.
+func (s *Source) describer() host {
+	h := host{node: s.Node, zone: s.Zone, advertise: s.Advertise.Unmap(), exposeAll: s.ExposeAll, conventions: s.Conventions}
+	if len(h.conventions) == 0 {
+		h.conventions = []string{convention.Sidekick}
+	}
+	return h
+}
+
 // keep holds a session with the engine, one after the other.
 func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error {
-	f := newFleet(host{node: s.Node, zone: s.Zone, advertise: s.Advertise.Unmap(), exposeAll: s.ExposeAll})
-	t := &teller{sets: sets, log: s.Log, rejected: s.Rejected}
+	f := newFleet(s.describer())
+	t := &teller{sets: sets, log: s.Log, rejected: s.Rejected, on: f.host.conventions}
 	pause := &backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
 	}

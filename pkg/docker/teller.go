@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -16,7 +17,12 @@ type teller struct {
 	rejected func([]service.Rejection)
 	last     []service.Rejection
 	told     bool
+	remarks  map[remark]bool // that were logged, of containers that are still there
+	on       []string        // conventions
 }
+
+// remark is a sentence about a container of that name.
+type remark struct{ container, text string }
 
 // tell sends the fleet's set if it has changed and is one.
 func (t *teller) tell(ctx context.Context, f *fleet) error {
@@ -25,7 +31,11 @@ func (t *teller) tell(ctx context.Context, f *fleet) error {
 	}
 	f.changed = false
 	set, rejected := f.set()
+	if !t.told {
+		t.countOff(f.off())
+	}
 	t.reject(rejected)
+	t.remark(f.remarks())
 	select {
 	case t.sets <- set:
 		return nil
@@ -48,5 +58,28 @@ func (t *teller) reject(rejected []service.Rejection) {
 	t.told, t.last = true, rejected
 	if t.rejected != nil {
 		t.rejected(slices.Clone(rejected))
+	}
+}
+
+// remark logs what containers say that is not acted on, once for each container.
+func (t *teller) remark(remarks []remark) {
+	known := make(map[remark]bool, len(remarks))
+	for _, r := range remarks {
+		if !t.remarks[r] && !known[r] {
+			t.log.WithFields(logrus.Fields{"container": r.container, "what": r.text}).
+				Warn("container asks for something that is not acted on")
+		}
+		known[r] = true
+	}
+	t.remarks = known
+}
+
+// countOff logs which conventions are off although containers carry their marks.
+func (t *teller) countOff(containers map[string]int) {
+	for _, name := range sortedIDs(containers) {
+		t.log.WithFields(logrus.Fields{
+			"convention": name, "containers": containers[name],
+			"mend": "--conventions " + strings.Join(append(slices.Clone(t.on), name), ",") + " turns it on",
+		}).Info("running containers carry marks of a convention that is off")
 	}
 }

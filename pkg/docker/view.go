@@ -11,6 +11,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/sidekick-proxy/sidekick/pkg/convention"
 )
 
 // view is an inspection reduced to what matters here, with every part that an engine may leave out
@@ -18,15 +20,18 @@ import (
 type view struct {
 	id        string // the first twelve characters
 	name      string
+	image     string
 	labels    map[string]string
+	env       []string
 	running   bool
 	paused    bool
 	started   time.Time
 	stop      int    // its stop signal
 	health    string // Docker's word, "" without a HEALTHCHECK
 	mode      container.NetworkMode
-	ports     []uint16                    // TCP ports, exposed or published, sorted
-	published map[uint16][]netip.AddrPort // container port → where on the host; an invalid address means everywhere
+	ports     convention.Ports            // exposed or published
+	udp       []uint16                    // those of UDP that are published
+	published map[uint16][]netip.AddrPort // container's TCP port → where on the host; an invalid address means everywhere
 	endpoints []endpoint                  // the networks it has an address in, sorted by name
 }
 
@@ -49,20 +54,20 @@ func newView(c *container.InspectResponse) view {
 	if c.HostConfig != nil {
 		v.mode = c.HostConfig.NetworkMode
 	}
-	ports := map[uint16]struct{}{}
+	ports := portSet{network.TCP: {}, network.UDP: {}}
 	if c.Config != nil {
-		v.labels = c.Config.Labels
+		v.labels, v.env, v.image = c.Config.Labels, c.Config.Env, c.Config.Image
 		if n, ok := parseSignal(c.Config.StopSignal); ok {
 			v.stop = n
 		}
 		for p := range c.Config.ExposedPorts {
-			addTCP(ports, p)
+			ports.add(p)
 		}
 	}
 	if c.NetworkSettings != nil {
 		v.readNetworks(c.NetworkSettings, ports)
 	}
-	v.ports = slices.Sorted(maps.Keys(ports))
+	v.ports = convention.Ports{TCP: ports.sorted(network.TCP), UDP: ports.sorted(network.UDP)}
 	return v
 }
 
@@ -78,15 +83,18 @@ func (v *view) readState(s *container.State) {
 	}
 }
 
-func (v *view) readNetworks(s *container.NetworkSettings, ports map[uint16]struct{}) {
+func (v *view) readNetworks(s *container.NetworkSettings, ports portSet) {
 	for p, bindings := range s.Ports {
-		if !addTCP(ports, p) {
-			continue
-		}
-		if places := published(bindings); len(places) > 0 {
+		ports.add(p)
+		switch places := published(bindings); {
+		case len(places) == 0 || p.Num() == 0:
+		case p.Proto() == network.TCP:
 			v.published[p.Num()] = places
+		case p.Proto() == network.UDP:
+			v.udp = append(v.udp, p.Num())
 		}
 	}
+	slices.Sort(v.udp)
 	for name, e := range s.Networks {
 		if e == nil {
 			continue
@@ -115,11 +123,15 @@ func published(bindings []network.PortBinding) []netip.AddrPort {
 	return places
 }
 
-// addTCP takes a port in if it is one of TCP, and tells whether it was.
-func addTCP(ports map[uint16]struct{}, p network.Port) bool {
-	if p.Proto() != network.TCP || p.Num() == 0 {
-		return false
+// portSet has ports by protocol; others than those it was made with are not taken.
+type portSet map[network.IPProtocol]map[uint16]struct{}
+
+func (s portSet) add(p network.Port) {
+	if of := s[p.Proto()]; of != nil && p.Num() != 0 {
+		of[p.Num()] = struct{}{}
 	}
-	ports[p.Num()] = struct{}{}
-	return true
+}
+
+func (s portSet) sorted(protocol network.IPProtocol) []uint16 {
+	return slices.Sorted(maps.Keys(s[protocol]))
 }
