@@ -10,10 +10,10 @@ import (
 func TestSeveralConventions(t *testing.T) {
 	all := "sidekick,registrator,nginx-proxy,dockercloud"
 	runCases(t, map[string]testCase{
-		"off":            {on: "sidekick", tcp: []uint16{80}, env: []string{"SERVICE_NAME=a", "VIRTUAL_HOST=a.test", "TCP_PORTS=80"}, want: nil},
-		"own labels":     {on: all, tcp: []uint16{80}, labels: []string{"sidekick.host=a.test"}, want: []string{":0 host=a.test"}},
-		"own labels off": {on: "registrator", tcp: []uint16{80}, labels: []string{"sidekick.host=a.test", "SERVICE_NAME=a"}, want: []string{"a:80"}},
-		"hidden":         {on: all, tcp: []uint16{80}, env: []string{"SERVICE_NAME=a", "VIRTUAL_HOST=a.test"}, labels: []string{"sidekick.enable=false"}, want: nil},
+		"off":                              {on: "sidekick", tcp: []uint16{80}, env: []string{"SERVICE_NAME=a", "VIRTUAL_HOST=a.test", "TCP_PORTS=80"}, want: nil},
+		"own labels":                       {on: all, tcp: []uint16{80}, labels: []string{"sidekick.host=a.test"}, want: []string{":0 host=a.test"}},
+		"own labels off":                   {on: "registrator", tcp: []uint16{80}, labels: []string{"sidekick.host=a.test", "SERVICE_NAME=a"}, want: []string{"a:80"}},
+		"hidden":                           {on: all, tcp: []uint16{80}, env: []string{"SERVICE_NAME=a", "VIRTUAL_HOST=a.test"}, labels: []string{"sidekick.enable=false"}, want: nil},
 		"hidden, also with own labels off": {on: "registrator", tcp: []uint16{80}, env: []string{"SERVICE_NAME=a"}, labels: []string{"sidekick.enable=false"}, want: nil},
 		"each adds services": {
 			on: all, tcp: []uint16{80}, env: []string{"SERVICE_NAME=a", "VIRTUAL_HOST=a.test"},

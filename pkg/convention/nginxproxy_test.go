@@ -6,17 +6,17 @@ import "testing"
 // breaks a rule is told by name).
 func TestNginxProxy(t *testing.T) {
 	tests := map[string]testCase{
-		"no mark":        {tcp: []uint16{80}, env: []string{"VIRTUAL_PORT=80"}, want: nil},
-		"a host":         {tcp: []uint16{8080}, compose: true, env: []string{"VIRTUAL_HOST=shop.test"}, want: []string{":0 host=shop.test"}},
-		"hosts":          {tcp: []uint16{80}, compose: true, env: []string{"VIRTUAL_HOST=Shop.test, *.shop.test,"}, want: []string{":0 host=shop.test,*.shop.test"}},
-		"by a label":     {tcp: []uint16{80}, compose: true, labels: []string{"VIRTUAL_HOST=shop.test"}, want: []string{":0 host=shop.test"}},
-		"a port":         {tcp: []uint16{80, 81}, compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PORT=81"}, want: []string{":81 host=a.test"}},
-		"80 of several":  {tcp: []uint16{80, 443}, compose: true, env: []string{"VIRTUAL_HOST=a.test"}, want: []string{":80 host=a.test"}},
-		"a path":         {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PATH=/api/"}, want: []string{":0 host=a.test path=/api"}},
-		"a path, off":    {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PATH=/api", "VIRTUAL_DEST=/"}, want: []string{":0 host=a.test path=/api path.strip=true"}},
-		"HTTPS":          {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PROTO=https"}, want: []string{":0 host=a.test tls=server"}},
-		"gRPC":           {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PROTO=grpc"}, want: []string{":0 host=a.test h2=true"}},
-		"HTTP":           {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PROTO=http"}, want: []string{":0 host=a.test"}},
+		"no mark":       {tcp: []uint16{80}, env: []string{"VIRTUAL_PORT=80"}, want: nil},
+		"a host":        {tcp: []uint16{8080}, compose: true, env: []string{"VIRTUAL_HOST=shop.test"}, want: []string{":0 host=shop.test"}},
+		"hosts":         {tcp: []uint16{80}, compose: true, env: []string{"VIRTUAL_HOST=Shop.test, *.shop.test,"}, want: []string{":0 host=shop.test,*.shop.test"}},
+		"by a label":    {tcp: []uint16{80}, compose: true, labels: []string{"VIRTUAL_HOST=shop.test"}, want: []string{":0 host=shop.test"}},
+		"a port":        {tcp: []uint16{80, 81}, compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PORT=81"}, want: []string{":81 host=a.test"}},
+		"80 of several": {tcp: []uint16{80, 443}, compose: true, env: []string{"VIRTUAL_HOST=a.test"}, want: []string{":80 host=a.test"}},
+		"a path":        {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PATH=/api/"}, want: []string{":0 host=a.test path=/api"}},
+		"a path, off":   {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PATH=/api", "VIRTUAL_DEST=/"}, want: []string{":0 host=a.test path=/api path.strip=true"}},
+		"HTTPS":         {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PROTO=https"}, want: []string{":0 host=a.test tls=server"}},
+		"gRPC":          {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PROTO=grpc"}, want: []string{":0 host=a.test h2=true"}},
+		"HTTP":          {compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PROTO=http"}, want: []string{":0 host=a.test"}},
 		"a host's name for containers that compose did not make": {env: []string{"VIRTUAL_HOST=a.test"}, want: []string{"a-test-52dcf5:0 host=a.test"}},
 		"and its path": {env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PATH=/x"}, want: []string{"a-test-x-9312d5:0 host=a.test path=/x"}},
 		"several ports, none of them 80": {

@@ -30,6 +30,9 @@ const (
 // last a bridge, which only this host can reach.
 func (h host) place(v *view, d *service.Definition, port uint16) (place, error) {
 	if v.mode.IsHost() {
+		if d.Network != "" {
+			return place{}, fmt.Errorf("container %s is on its host's network and in no other: remove the label sidekick.network", v.name)
+		}
 		if !h.advertise.IsValid() {
 			return place{}, errNoAdvertise(v)
 		}
@@ -43,7 +46,9 @@ func (h host) place(v *view, d *service.Definition, port uint16) (place, error) 
 		return place{}, err
 	}
 	p := place{at: netip.AddrPortFrom(own.address, port), target: netip.AddrPortFrom(target.address, port), kind: kindContainer}
-	if !spansHosts(own.driver) {
+	if spansHosts(own.driver) {
+		p.at = netip.AddrPortFrom(own.from(h.advertise), port)
+	} else {
 		p.scope, p.kind = service.ScopeNode, kindNode
 	}
 	if d.Address == "container" || d.Address == "" && d.Network != "" {
@@ -66,8 +71,8 @@ func errNoAdvertise(v *view) error {
 }
 
 // published picks the best of the places where a port is published: one that takes the advertised
-// address, else the address it is bound to. Loopback counts only for an agent that advertises
-// loopback, because its cluster is this one host.
+// address, else the address it is bound to, unless that means something on its link only. Loopback
+// counts only for an agent that advertises loopback, because its cluster is this one host.
 func (h host) published(bindings []netip.AddrPort) (netip.AddrPort, bool) {
 	if h.advertise.IsValid() {
 		for _, b := range bindings {
@@ -78,7 +83,8 @@ func (h host) published(bindings []netip.AddrPort) (netip.AddrPort, bool) {
 		}
 	}
 	best := slices.IndexFunc(bindings, func(b netip.AddrPort) bool {
-		return b.Addr().IsValid() && !b.Addr().IsUnspecified() && (!b.Addr().IsLoopback() || h.advertise.IsLoopback())
+		a := b.Addr()
+		return a.IsValid() && !a.IsUnspecified() && !(a.Is6() && a.IsLinkLocalUnicast()) && (!a.IsLoopback() || h.advertise.IsLoopback())
 	})
 	if best < 0 {
 		return netip.AddrPort{}, false

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -122,19 +124,33 @@ func buildImage(t *testing.T, c *client.Client, name string) {
 
 func discard(_ int, err error) error { return err }
 
-// runContainer starts a container in a network of its own; both go with the test.
-func runContainer(t *testing.T, c *client.Client, image, name string) string {
+// makeNetwork makes a bridge that goes with the test, and returns the host's address in it.
+func makeNetwork(t *testing.T, c *client.Client, name string) netip.Addr {
 	t.Helper()
-	net, err := c.NetworkCreate(t.Context(), name, client.NetworkCreateOptions{Driver: "bridge"})
+	made, err := c.NetworkCreate(t.Context(), name, client.NetworkCreateOptions{Driver: "bridge"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = c.NetworkRemove(context.Background(), net.ID, client.NetworkRemoveOptions{}) })
-	created, err := c.ContainerCreate(t.Context(), client.ContainerCreateOptions{
+	t.Cleanup(func() { _, _ = c.NetworkRemove(context.Background(), made.ID, client.NetworkRemoveOptions{}) })
+	shown, err := c.NetworkInspect(t.Context(), made.ID, client.NetworkInspectOptions{})
+	if err != nil || len(shown.Network.IPAM.Config) == 0 {
+		t.Fatalf("network %s: %v", name, err)
+	}
+	return shown.Network.IPAM.Config[0].Gateway
+}
+
+// runContainer starts a container in the network of that name; it goes with the test.
+func runContainer(t *testing.T, c *client.Client, image, name string, change ...func(*client.ContainerCreateOptions)) string {
+	t.Helper()
+	options := client.ContainerCreateOptions{
 		Name:       name,
 		Config:     &container.Config{Image: image, Labels: map[string]string{"sidekick.service": name, "sidekick.weight": "7"}},
 		HostConfig: &container.HostConfig{NetworkMode: container.NetworkMode(name), PortBindings: network.PortMap{}},
-	})
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	created, err := c.ContainerCreate(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,12 +163,10 @@ func runContainer(t *testing.T, c *client.Client, image, name string) string {
 	return created.ID
 }
 
-// TestRealEngine leads one container from start to end, twice, on a real engine. Other containers
-// of this machine are looked past.
-func TestRealEngine(t *testing.T) {
-	c := realEngine(t)
-	name := fmt.Sprintf("sidekick-test-docker-%d", os.Getpid())
-	buildImage(t, c, name)
+// watchReal watches the engine for the container of that name, and returns what waits until its
+// instance, nil if there is none, is as wanted.
+func watchReal(t *testing.T, name string) func(what string, met func(*service.Instance) bool) service.Instance {
+	t.Helper()
 	sets := make(chan []service.Instance)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -160,11 +174,11 @@ func TestRealEngine(t *testing.T) {
 	log.SetOutput(io.Discard)
 	s := &Source{Node: "h1", Advertise: netip.MustParseAddr("10.0.0.1"), Log: log}
 	go func() { done <- s.Run(ctx, sets) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		<-done
-	}()
-	wait := func(what string, met func(found *service.Instance) bool) service.Instance {
+	})
+	return func(what string, met func(*service.Instance) bool) service.Instance {
 		t.Helper()
 		after := time.After(deadline)
 		for {
@@ -188,10 +202,20 @@ func TestRealEngine(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRealEngine leads one container from start to end, twice, on a real engine. Other containers
+// of this machine are looked past.
+func TestRealEngine(t *testing.T) {
+	c := realEngine(t)
+	name := fmt.Sprintf("sidekick-test-docker-%d", os.Getpid())
+	buildImage(t, c, name)
+	wait := watchReal(t, name)
 	state := func(want service.State) func(*service.Instance) bool {
 		return func(i *service.Instance) bool { return i != nil && i.State == want }
 	}
 	wait("a first set", func(i *service.Instance) bool { return i == nil })
+	makeNetwork(t, c, name)
 	id := runContainer(t, c, name, name)
 	i := wait("start", state(service.Ready))
 	if i.Service != name || i.Weight != 7 || i.Port != 8080 || i.Scope != service.ScopeNode || i.Container != id[:12] || i.Started.IsZero() {
@@ -222,4 +246,80 @@ func TestRealEngine(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait("removal", func(i *service.Instance) bool { return i == nil })
+}
+
+// TestRealEngineAddresses: a container is reached where it is published, if that is on one address of
+// the host only, and by the network that it names from when it is connected until it is not (F1).
+func TestRealEngineAddresses(t *testing.T) {
+	c := realEngine(t)
+	name := fmt.Sprintf("sidekick-test-addresses-%d", os.Getpid())
+	other := name + "-other"
+	buildImage(t, c, name)
+	gateway := makeNetwork(t, c, name)
+	makeNetwork(t, c, other)
+	port := network.MustParsePort("8080/tcp")
+	publish := func(o *client.ContainerCreateOptions) {
+		o.HostConfig.PortBindings[port] = []network.PortBinding{{HostIP: gateway}, {HostIP: netip.MustParseAddr("127.0.0.1")}}
+	}
+	t.Run("published on one address", func(t *testing.T) {
+		wait := watchReal(t, name)
+		runContainer(t, c, name, name, publish)
+		i := wait("start", func(i *service.Instance) bool { return i != nil })
+		if i.Address != gateway || i.Port == 8080 || i.Scope != "" {
+			t.Errorf("got %s, scope %q, want an ephemeral port of %s", i.Endpoint(), i.Scope, gateway)
+		}
+	})
+	t.Run("a named network", func(t *testing.T) {
+		wait := watchReal(t, name)
+		id := runContainer(t, c, name, name, publish, func(o *client.ContainerCreateOptions) { o.Config.Labels["sidekick.network"] = other })
+		if _, err := c.NetworkConnect(t.Context(), other, client.NetworkConnectOptions{Container: id}); err != nil {
+			t.Fatal(err)
+		}
+		i := wait("connected", func(i *service.Instance) bool { return i != nil })
+		shown, err := c.ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := shown.Container.NetworkSettings.Networks[other].IPAddress; i.Address != want || i.Scope != service.ScopeNode {
+			t.Errorf("got %s, scope %q, want %s", i.Endpoint(), i.Scope, want)
+		}
+		if _, err := c.NetworkDisconnect(t.Context(), other, client.NetworkDisconnectOptions{Container: id}); err != nil {
+			t.Fatal(err)
+		}
+		wait("disconnected", func(i *service.Instance) bool { return i == nil })
+	})
+}
+
+// TestRealEngineTakesRanges: an engine shows a range of exposed ports as it got it; the container is
+// read all the same (P7).
+func TestRealEngineTakesRanges(t *testing.T) {
+	c := realEngine(t)
+	name := fmt.Sprintf("sidekick-test-ranges-%d", os.Getpid())
+	buildImage(t, c, name)
+	socket, unix := strings.CutPrefix(c.DaemonHost(), "unix://")
+	if !unix {
+		t.Skip("the engine has no Unix socket")
+	}
+	direct := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	body := fmt.Sprintf(`{"Image":%q,"ExposedPorts":{"8000-8002/tcp":{}},"Labels":{"sidekick.port":"8001"}}`, name)
+	answer, err := direct.Post("http://engine/v1.41/containers/create?name="+name, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	t.Cleanup(func() {
+		_, _ = c.ContainerRemove(context.Background(), name, client.ContainerRemoveOptions{Force: true})
+	})
+	wait := watchReal(t, name)
+	if _, err := c.ContainerStart(t.Context(), name, client.ContainerStartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if i := wait("start", func(i *service.Instance) bool { return i != nil }); i.Port != 8001 {
+		t.Errorf("got port %d, want 8001", i.Port)
+	}
 }

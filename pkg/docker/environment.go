@@ -31,14 +31,14 @@ func NetworkMode(ctx context.Context, host, container string) (_ string, err err
 		return "", err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	answer, err := c.ContainerInspect(ctx, container, client.ContainerInspectOptions{})
+	shown, err := inspect(ctx, c, container)
 	if err != nil {
 		return "", fmt.Errorf("network of container %.12s: %w", container, err)
 	}
-	if answer.Container.HostConfig == nil {
+	if shown.HostConfig == nil {
 		return "", fmt.Errorf("network of container %.12s: the engine does not tell", container)
 	}
-	return string(answer.Container.HostConfig.NetworkMode), nil
+	return string(shown.HostConfig.NetworkMode), nil
 }
 
 // dial prepares a client for the engine; nothing is sent yet.

@@ -63,6 +63,8 @@ func readOne(tb testing.TB, h host, c *container.InspectResponse, drivers map[st
 	return service.Instance{}, ""
 }
 
+// Instances are registered under an address that those reach who are told of it: on this host and, if
+// there is one, on others (P1: the gate checks the container itself).
 func TestAddresses(t *testing.T) {
 	label := func(name, text string) func(*container.InspectResponse) {
 		return func(c *container.InspectResponse) { c.Config.Labels["sidekick."+name] = text }
@@ -79,6 +81,24 @@ func TestAddresses(t *testing.T) {
 				all = append(all, pb)
 			}
 			c.NetworkSettings.Ports[network.MustParsePort("8080/tcp")] = all
+		}
+	}
+	// in gives the container these networks: name, address and perhaps one of the other family.
+	in := func(networks ...string) func(*container.InspectResponse) {
+		return func(c *container.InspectResponse) {
+			c.NetworkSettings.Networks = map[string]*network.EndpointSettings{}
+			for _, text := range networks {
+				part := strings.Fields(text)
+				e := &network.EndpointSettings{NetworkID: part[0]}
+				for _, a := range part[1:] {
+					if address := netip.MustParseAddr(a); address.Is4() {
+						e.IPAddress = address
+					} else {
+						e.GlobalIPv6Address = address
+					}
+				}
+				c.NetworkSettings.Networks[part[0]] = e
+			}
 		}
 	}
 	tests := map[string]struct {
@@ -145,6 +165,71 @@ func TestAddresses(t *testing.T) {
 			change: []func(*container.InspectResponse){label("network", "skrecnet")},
 			want:   "172.18.0.2:8080  172.18.0.2:8080",
 		},
+		"published on one address of the other family": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){bind("fd00::9 6")},
+			want: "[fd00::9]:6  172.17.0.2:8080",
+		},
+		"published on an address of the link": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){bind("fe80::9 6")},
+			want: "172.17.0.2:8080 node 172.17.0.2:8080",
+		},
+		"published on an ephemeral port": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){bind("0.0.0.0 49153", ":: 49153")},
+			want: "10.0.0.1:49153  172.17.0.2:8080",
+		},
+		"published on several ports": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){bind("0.0.0.0 9001", "0.0.0.0 9000")},
+			want: "10.0.0.1:9000  172.17.0.2:8080",
+		},
+		"published on nothing": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){bind()},
+			want: "172.17.0.2:8080 node 172.17.0.2:8080",
+		},
+		"published on loopback of the other family, one host": {
+			recording: "published", advertise: "127.0.0.1", change: []func(*container.InspectResponse){bind("::1 5")},
+			want: "[::1]:5  172.17.0.2:8080",
+		},
+		"IPv6 only": {
+			recording: "published", advertise: "fd00::1", change: []func(*container.InspectResponse){in("six fd00:77::2"), bind(":: 5")},
+			want: "[fd00::1]:5  [fd00:77::2]:8080",
+		},
+		"IPv6 only, not published": {
+			recording: "bridge", advertise: "fd00::1", change: []func(*container.InspectResponse){in("six fd00:77::2")},
+			want: "[fd00:77::2]:8080 node [fd00:77::2]:8080",
+		},
+		"both families in a network that spans hosts, advertised in 6": {
+			recording: "bridge", advertise: "fd00::1", change: []func(*container.InspectResponse){in("lan 10.9.0.2 fd00:9::2")}, drivers: map[string]string{"lan": "macvlan"},
+			want: "[fd00:9::2]:8080  10.9.0.2:8080",
+		},
+		"both families in a network that spans hosts, advertised in 4": {
+			recording: "bridge", advertise: "10.0.0.1", change: []func(*container.InspectResponse){in("lan 10.9.0.2 fd00:9::2")}, drivers: map[string]string{"lan": "ipvlan"},
+			want: "10.9.0.2:8080  10.9.0.2:8080",
+		},
+		"published wins over a network that spans hosts": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){in("lan 10.9.0.2")}, drivers: map[string]string{"lan": "overlay"},
+			want: "10.0.0.1:18080  10.9.0.2:8080",
+		},
+		"several networks, published": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){in("back 10.8.0.2", "front 10.9.0.2")},
+			want: "10.0.0.1:18080  10.8.0.2:8080",
+		},
+		"a network named, although published": {
+			recording: "published", advertise: "10.0.0.1", change: []func(*container.InspectResponse){in("back 10.8.0.2", "front 10.9.0.2"), label("network", "front")},
+			want: "10.9.0.2:8080 node 10.9.0.2:8080",
+		},
+		"a network named, and published asked for": {
+			recording: "published", advertise: "10.0.0.1",
+			change: []func(*container.InspectResponse){in("back 10.8.0.2", "front 10.9.0.2"), label("network", "front"), label("address", "published")},
+			want:   "10.0.0.1:18080  10.9.0.2:8080",
+		},
+		"the host's network, another named": {
+			recording: "host", advertise: "10.0.0.1", change: []func(*container.InspectResponse){label("network", "front")},
+			wantErr: "container rec-host is on its host's network and in no other: remove the label sidekick.network",
+		},
+		"a network without an address": {
+			recording: "bridge", advertise: "10.0.0.1", change: []func(*container.InspectResponse){in("front"), label("network", "front")},
+			wantErr: `container rec-bridge has no address in the network "front", but in: none; mend the label sidekick.network`,
+		},
 		"no network":             {recording: "none", advertise: "10.0.0.1", wantErr: "container rec-none has no address in any network: connect it to one"},
 		"the network of another": {recording: "shared", advertise: "10.0.0.1", wantErr: "container rec-shared shares the network of another container: put its labels on that one"},
 		"stopped":                {recording: "stopped", advertise: "10.0.0.1", wantErr: "does not run"},
@@ -204,6 +289,7 @@ func TestWhatLabelsAskFor(t *testing.T) {
 		labels    map[string]string
 		all       bool
 		expose    []string // more ports
+		only      []string // instead of the recorded ones
 		want      string   // ids, or the reasons
 	}{
 		"none":                {labels: map[string]string{"other": "x"}, want: ""},
@@ -215,6 +301,11 @@ func TestWhatLabelsAskFor(t *testing.T) {
 		"a port":              {labels: map[string]string{"sidekick.port": "9"}, expose: []string{"9/tcp", "10/tcp"}, want: "rec-bridge.9"},
 		"a port not exposed":  {labels: map[string]string{"sidekick.port": "9"}, want: "rec-bridge.9"},
 		"UDP does not count":  {labels: map[string]string{"sidekick.enable": "true"}, expose: []string{"53/udp"}, want: "rec-bridge.8080"},
+		"only UDP":            {labels: map[string]string{"sidekick.enable": "true"}, only: []string{"53/udp", "514/udp"}, want: "label: container rec-bridge exposes only UDP ports (53, 514): HAProxy carries TCP; expose a TCP port, or say which one it listens on with the label sidekick.port"},
+		"only UDP, a port":    {labels: map[string]string{"sidekick.port": "80"}, only: []string{"53/udp"}, want: "rec-bridge.80"},
+		"only UDP, that port": {labels: map[string]string{"sidekick.port": "53"}, only: []string{"53/udp"}, want: "label: port 53 of container rec-bridge is one of UDP: HAProxy carries TCP; if it takes TCP as well, expose 53/tcp"},
+		"no port":             {labels: map[string]string{"sidekick.enable": "true"}, only: []string{}, want: "label: container rec-bridge exposes no TCP port: say which one it listens on with the label sidekick.port"},
+		"both protocols":      {labels: map[string]string{"sidekick.port": "53"}, only: []string{"53/udp", "53/tcp"}, want: "rec-bridge.53"},
 		"several ports":       {labels: map[string]string{"sidekick.service": "web"}, expose: []string{"9/tcp"}, want: "label: container rec-bridge has several TCP ports (9, 8080): say which one with the label sidekick.port"},
 		"two services":        {labels: map[string]string{"sidekick.services.a.port": "1", "sidekick.services.b.port": "2"}, want: "a.1 b.2"},
 		"one of two is wrong": {labels: map[string]string{"sidekick.services.a.port": "x", "sidekick.services.b.port": "2"}, want: "b.2 label: …"},
@@ -235,7 +326,10 @@ func TestWhatLabelsAskFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := recorded(t, "bridge")
 			c.Config.Labels = tt.labels
-			for _, p := range tt.expose {
+			if tt.only != nil {
+				c.Config.ExposedPorts, c.NetworkSettings.Ports = network.PortSet{}, nil
+			}
+			for _, p := range append(tt.expose, tt.only...) {
 				c.Config.ExposedPorts[network.MustParsePort(p)] = struct{}{}
 			}
 			h := testHost("10.0.0.1")

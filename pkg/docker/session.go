@@ -247,11 +247,11 @@ func (s *session) inspect(ctx context.Context, id string, limit time.Duration) a
 func (s *session) read(ctx context.Context, id string, limit time.Duration) (*run, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	res, err := s.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	shown, err := inspect(ctx, s.engine, id)
 	if err != nil {
 		return nil, fmt.Errorf("inspect container %.12s: %w", id, err)
 	}
-	v := newView(&res.Container)
+	v := newView(&shown)
 	if v.running && len(s.host.asked(&v).Services) > 0 {
 		if err := s.networks.fill(ctx, &v); err != nil {
 			return nil, err

@@ -41,6 +41,15 @@ type endpoint struct {
 	id      string // of the network
 	driver  string // of the network, "" until it is looked up
 	address netip.Addr
+	second  netip.Addr // of the other family, if it has one
+}
+
+// from is the address under which hosts that speak the family of advertise reach the container.
+func (e endpoint) from(advertise netip.Addr) netip.Addr {
+	if e.second.IsValid() && e.second.Is4() == advertise.Is4() {
+		return e.second
+	}
+	return e.address
 }
 
 func newView(c *container.InspectResponse) view {
@@ -99,12 +108,12 @@ func (v *view) readNetworks(s *container.NetworkSettings, ports portSet) {
 		if e == nil {
 			continue
 		}
-		address := e.IPAddress
+		address, second := e.IPAddress, e.GlobalIPv6Address
 		if !address.IsValid() {
-			address = e.GlobalIPv6Address
+			address, second = second, netip.Addr{}
 		}
 		if address.IsValid() {
-			v.endpoints = append(v.endpoints, endpoint{network: name, id: e.NetworkID, address: address.Unmap()})
+			v.endpoints = append(v.endpoints, endpoint{network: name, id: e.NetworkID, address: address.Unmap(), second: second})
 		}
 	}
 	slices.SortFunc(v.endpoints, func(a, b endpoint) int { return cmp.Compare(a.network, b.network) })
