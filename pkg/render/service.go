@@ -88,7 +88,7 @@ func absent(s *service.Service, i *service.Instance, node string) string {
 		return fmt.Sprintf("%s, which is what the service's oldest instance %s/%s says: make their labels equal", conflict, lead.Node, lead.ID)
 	}
 	if i.Scope == service.ScopeNode && i.Node != node {
-		return fmt.Sprintf("only %s itself can reach %s: publish its port there, or put it on the host's network", i.Node, i.Endpoint())
+		return fmt.Sprintf("only %s itself can reach %s: publish its port there on an address that others reach, or put it on the host's network", i.Node, i.Endpoint())
 	}
 	return ""
 }
