@@ -6,14 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/sidekick-proxy/sidekick/internal/outbound"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 )
@@ -88,39 +86,4 @@ func (s *settings) registryTLS() (*tls.Config, error) {
 		config.Certificates = []tls.Certificate{pair}
 	}
 	return config, nil
-}
-
-// advertised is the address under which other hosts reach this one.
-func (s *settings) advertised(ctx context.Context) (netip.Addr, error) {
-	address, err := s.findAdvertised(ctx)
-	if err != nil {
-		return netip.Addr{}, usageError{fmt.Errorf("this host's address for others cannot be found (%w); give it with --advertise", err)}
-	}
-	if address.IsLoopback() && s.registry != embeddedURL {
-		return netip.Addr{}, usageError{fmt.Errorf("--advertise %s: other hosts cannot reach a loopback address; give one that they can", address)}
-	}
-	return address, nil
-}
-
-func (s *settings) findAdvertised(ctx context.Context) (netip.Addr, error) {
-	if s.advertise != "" {
-		return netip.ParseAddr(s.advertise)
-	}
-	if s.registry != embeddedURL {
-		endpoints, err := etcd.ParseURL(s.registry)
-		if err != nil {
-			return netip.Addr{}, err
-		}
-		for _, endpoint := range endpoints {
-			_, host, _ := strings.Cut(endpoint, "://")
-			if a, err := outbound.Address(ctx, host); err == nil && !a.IsLoopback() {
-				return a, nil
-			}
-		}
-	}
-	address, err := outbound.Default(ctx)
-	if err != nil && s.registry == embeddedURL {
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil // a host without a network still reaches itself
-	}
-	return address, err
 }

@@ -115,7 +115,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 	if _, err := s.registryConfig(); err != nil {
 		return nil, usageError{err}
 	}
-	advertise, err := s.advertised(ctx)
+	advertise, err := s.advertised(ctx, kernelRoutes())
 	if err != nil {
 		return nil, err
 	}
