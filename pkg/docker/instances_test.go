@@ -32,6 +32,13 @@ func recorded(tb testing.TB, name string) container.InspectResponse {
 	return c
 }
 
+// byValue compares addresses by ==.
+func byValue() cmp.Option {
+	return cmp.Options{
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	}
+}
+
 func testHost(advertise string) host {
 	h := (&Source{Node: "h1", Zone: "eu"}).describer()
 	if advertise != "" {
@@ -271,7 +278,7 @@ func TestInstanceIsComplete(t *testing.T) {
 			Interval: checkInterval, Timeout: checkTimeout, Rise: 1, Fall: 3,
 		},
 	}
-	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, got, byValue()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 	if got, want := got.Started.Format("15:04:05.000000000"), "04:11:27.426699168"; got != want {

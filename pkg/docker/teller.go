@@ -3,7 +3,6 @@ package docker
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -79,7 +78,7 @@ func (t *teller) countOff(containers map[string]int) {
 	for _, name := range sortedIDs(containers) {
 		t.log.WithFields(logrus.Fields{
 			"convention": name, "containers": containers[name],
-			"mend": "--conventions " + strings.Join(append(slices.Clone(t.on), name), ",") + " turns it on",
+			"mend": TurnOn(t.on, name),
 		}).Info("running containers carry marks of a convention that is off")
 	}
 }
