@@ -88,6 +88,9 @@ func Read(on []string, c *Container) Reading {
 	var notes notes
 	if marks := marksOf(on, c); len(marks) > 0 {
 		for _, name := range on {
+			if name == NginxProxy && slices.Contains(on, DockerCloud) && marks.urls() {
+				continue // they are meant for the other
+			}
 			for _, settings := range read(name, c, marks, &notes) {
 				d := service.Define(settings)
 				wishes = append(wishes, wish{name, settings, c.place(&d)})

@@ -27,9 +27,13 @@ func TestSeveralConventions(t *testing.T) {
 			on: "nginx-proxy,registrator", tcp: []uint16{80}, compose: true, env: []string{"SERVICE_NAME=shop-web", "VIRTUAL_HOST=a.test"},
 			want: []string{":0 host=a.test"},
 		},
+		"what only one of two can read": {
+			on: all, tcp: []uint16{80}, compose: true, env: []string{"VIRTUAL_HOST=http://a.test/x, b.test"},
+			want: []string{"shop-web-x-a09bf5:80 host=a.test path=/x", ":80 host=b.test"},
+		},
 		"the one without fault": {
-			on: all, tcp: []uint16{80}, compose: true, env: []string{"VIRTUAL_HOST=http://a.test/x"},
-			want: []string{":80 host=a.test path=/x"},
+			on: all, tcp: []uint16{80}, compose: true, env: []string{"VIRTUAL_HOST=*"},
+			want: []string{":80 default=true"},
 		},
 		"own fields": {
 			on: all, tcp: []uint16{80}, compose: true, env: []string{"VIRTUAL_HOST=a.test", "VIRTUAL_PATH=/x"}, labels: []string{"sidekick.path=/y", "sidekick.balance=leastconn"},

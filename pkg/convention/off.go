@@ -10,7 +10,7 @@ import (
 func Off(on []string, c *Container) []string {
 	m := marksOf(Names(), c)
 	host := m["VIRTUAL_HOST"].text
-	urls := strings.ContainsAny(host, ":/")
+	urls := m.urls()
 	isOn := func(name string) bool { return slices.Contains(on, name) }
 	own := func(label string) bool { return strings.HasPrefix(label, Sidekick+".") }
 	carries := map[string]bool{
@@ -23,3 +23,6 @@ func Off(on []string, c *Container) []string {
 	}
 	return slices.DeleteFunc(Names(), func(name string) bool { return isOn(name) || !carries[name] })
 }
+
+// urls tells whether VIRTUAL_HOST is written as only dockercloud/haproxy takes it.
+func (m marks) urls() bool { return strings.ContainsAny(m["VIRTUAL_HOST"].text, ":/") }
