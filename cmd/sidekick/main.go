@@ -69,7 +69,7 @@ func newCommand() *cobra.Command {
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), servicesCommand(), renderCommand(), statusCommand(), versionCommand())
+	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), servicesCommand(), renderCommand(), statusCommand(), validateCommand(), versionCommand())
 	return root
 }
 

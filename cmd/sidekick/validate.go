@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sidekick-proxy/sidekick/pkg/docker"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+func validateCommand() *cobra.Command {
+	s := newSettings()
+	var output string
+	cmd := &cobra.Command{
+		Use: "validate [FILE…]", Short: "Settings and template, or what the services of compose files would be registered as",
+		Long: "Without files it checks the settings as `sidekick run` would take them, and the template. With compose files\n" +
+			"it says for each of their services what would be registered under the same settings, and if not, why.\n" +
+			"Nothing is touched: neither registry nor engine nor HAProxy. Exit code 3 when something is refused.",
+		RunE: func(cmd *cobra.Command, files []string) error {
+			if err := checkOutput(output, "", "json"); err != nil {
+				return err
+			}
+			if output == "json" && len(files) == 0 {
+				return usageError{errors.New("-o json is for compose files: name one")}
+			}
+			if err := s.validateAll(len(files) == 0); err != nil {
+				return refusedError{err}
+			}
+			if len(files) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "settings and template are valid")
+				return nil
+			}
+			return s.validateFiles(cmd, files, output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "\"json\"")
+	s.offerAll(cmd)
+	return cmd
+}
+
+// validateAll finds all faults of the settings; with whole, also of those that only an agent needs.
+func (s *settings) validateAll(whole bool) error {
+	err := found(s.load(environ()))
+	if !whole {
+		return err
+	}
+	_, errRegistry := s.registryConfig()
+	return errors.Join(err, errRegistry, found(s.validateTemplate()))
+}
+
+// found makes of wrong usage a finding: settings are what was to be checked.
+func found(err error) error {
+	if wrong, ok := errors.AsType[usageError](err); ok {
+		return wrong.error
+	}
+	return err
+}
+
+// validateTemplate has the template print two services, so that what is wrong in its loops shows too.
+func (s *settings) validateTemplate() error {
+	renderer, err := s.newRenderer()
+	if err != nil {
+		return err
+	}
+	source := &docker.Source{Node: s.node, Advertise: exampleAddress}
+	web := source.Describe(&docker.Plan{Name: "web", Labels: map[string]string{"sidekick.port": "80", "sidekick.host": "web.example.com"}, Networks: onlyBridge})
+	stream := source.Describe(&docker.Plan{Name: "stream", Labels: map[string]string{"sidekick.port": "81", "sidekick.mode": "tcp", "sidekick.listen": "1024"}, Networks: onlyBridge})
+	catalog, err := catalogOf(append(web.Prospects, stream.Prospects...))
+	if err != nil {
+		return err
+	}
+	_, _, err = renderer.Render(catalog, nil)
+	return err
+}
+
+// catalogOf is what every host would see were these registered.
+func catalogOf(prospects []docker.Prospect) (*service.Catalog, error) {
+	const prefix = ""
+	b := service.NewBuilder(prefix)
+	for _, p := range prospects {
+		value, err := p.Encode()
+		if err != nil {
+			return nil, err
+		}
+		b.Put(p.Key(prefix), value)
+	}
+	return b.Catalog(0), nil
+}
+
+// modelOf is what this host's proxy would make of them.
+func (s *settings) modelOf(prospects []docker.Prospect) (*render.Model, error) {
+	catalog, err := catalogOf(prospects)
+	if err != nil {
+		return nil, err
+	}
+	return render.Build(catalog, s.renderSettings(), nil), nil
+}
