@@ -172,7 +172,7 @@ func cloudPort(c *Container, m marks) []service.Setting {
 	case 1:
 		return []service.Setting{portSetting(left[0])}
 	}
-	return []service.Setting{m["VIRTUAL_HOST"].refuse("port", "the container has several TCP ports (%s): name all but one in EXCLUDE_PORTS, or say which one by the label sidekick.port", printPorts(left))}
+	return []service.Setting{m["VIRTUAL_HOST"].refuse("port", "the container has several TCP ports (%s): name all but one in EXCLUDE_PORTS, or say which one by the label sidekick.port", PrintPorts(left))}
 }
 
 // cloudStreams makes the services that TCP_PORTS asks for.

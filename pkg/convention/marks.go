@@ -129,7 +129,8 @@ func portList(list string) ([]uint16, error) {
 	return ports, nil
 }
 
-func printPorts(ports []uint16) string {
+// PrintPorts lists ports for people, the first few if there are many.
+func PrintPorts(ports []uint16) string {
 	const most = 8
 	var texts []string
 	for _, p := range ports[:min(len(ports), most)] {

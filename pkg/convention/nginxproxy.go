@@ -57,7 +57,7 @@ func virtualPort(c *Container, m marks) []service.Setting {
 	case slices.Contains(ports, usual):
 		return []service.Setting{portSetting(usual)}
 	default:
-		return []service.Setting{m["VIRTUAL_HOST"].refuse("port", "the container has several TCP ports (%s) and not port 80: say which one by VIRTUAL_PORT or the label sidekick.port", printPorts(ports))}
+		return []service.Setting{m["VIRTUAL_HOST"].refuse("port", "the container has several TCP ports (%s) and not port 80: say which one by VIRTUAL_PORT or the label sidekick.port", PrintPorts(ports))}
 	}
 }
 

@@ -61,7 +61,7 @@ func registrator(c *Container, m marks, n *notes) [][]service.Setting {
 		return [][]service.Setting{registratorService(c, 0, false, m, n)}
 	}
 	if len(ports.UDP) > 0 {
-		n.add("UDP ports (%s) are left out: HAProxy carries TCP", printPorts(ports.UDP))
+		n.add("UDP ports (%s) are left out: HAProxy carries TCP", PrintPorts(ports.UDP))
 	}
 	strangers(ports.TCP, m, n)
 	several := len(ports.TCP)+len(ports.UDP) > 1
@@ -82,7 +82,7 @@ func registrator(c *Container, m marks, n *notes) [][]service.Setting {
 func strangers(ports []uint16, m marks, n *notes) {
 	for _, full := range m.sorted() {
 		if port, _, ok := registratorMark(full); ok && port != 0 && !slices.Contains(ports, port) {
-			n.add("%s is for a port that is not among those registered (%s): publish it", m[full], printPorts(ports))
+			n.add("%s is for a port that is not among those registered (%s): publish it", m[full], PrintPorts(ports))
 		}
 	}
 }

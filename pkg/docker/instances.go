@@ -201,23 +201,11 @@ func (v *view) port(wanted uint16) (uint16, error) {
 	case len(tcp) == 1:
 		return tcp[0], nil
 	case len(tcp) == 0 && len(udp) > 0:
-		return 0, fmt.Errorf("container %s exposes only UDP ports (%s): HAProxy carries TCP; expose a TCP port, or say which one it listens on with the label sidekick.port", v.name, printPorts(udp))
+		return 0, fmt.Errorf("container %s exposes only UDP ports (%s): HAProxy carries TCP; expose a TCP port, or say which one it listens on with the label sidekick.port", v.name, convention.PrintPorts(udp))
 	case len(tcp) == 0:
 		return 0, fmt.Errorf("container %s exposes no TCP port: say which one it listens on with the label sidekick.port", v.name)
 	}
-	return 0, fmt.Errorf("container %s has several TCP ports (%s): say which one with the label sidekick.port", v.name, printPorts(tcp))
-}
-
-func printPorts(ports []uint16) string {
-	const most = 8
-	var texts []string
-	for _, p := range ports[:min(len(ports), most)] {
-		texts = append(texts, strconv.Itoa(int(p)))
-	}
-	if len(ports) > most {
-		texts = append(texts, "…")
-	}
-	return strings.Join(texts, ", ")
+	return 0, fmt.Errorf("container %s has several TCP ports (%s): say which one with the label sidekick.port", v.name, convention.PrintPorts(tcp))
 }
 
 // check says how the gate finds out whether the instance serves.
