@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -209,12 +210,26 @@ func registered(v verdict, of *compose.Service, p *docker.Prospect) verdict {
 	}
 	if v.Port == portOfImage {
 		v.Port = 0
-		v.Notes = append(v.Notes, "the file names no port: the image's is taken if it exposes exactly one for TCP; sidekick.port says which one")
+	}
+	v.Notes = append(v.Notes, advice(of, p)...)
+	return v
+}
+
+// advice is what is to be said of an instance that is registered.
+func advice(of *compose.Service, p *docker.Prospect) []string {
+	var notes []string
+	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	if p.Inside == portOfImage {
+		add("the file names no port: the image's is taken if it exposes exactly one for TCP; sidekick.port says which one")
 	}
 	if of.Replicas > 1 && p.Reached == "published" && fixedPort(of, p.Inside) {
-		v.Notes = append(v.Notes, fmt.Sprintf("%d containers cannot publish port %d at one port of a host: name the container's port only, as in %q", of.Replicas, p.Inside, strconv.Itoa(int(p.Inside))))
+		add("%d containers cannot publish port %d at one port of a host: name the container's port only, as in %q", of.Replicas, p.Inside, strconv.Itoa(int(p.Inside)))
 	}
-	return v
+	drain, err := time.ParseDuration(p.Options["drain"])
+	if err == nil && drain > of.StopGrace {
+		add("a plain docker stop ends sessions after stop_grace_period (%s), whatever sidekick.drain (%s) says: make that longer", of.StopGrace, drain)
+	}
+	return notes
 }
 
 // fixedPort tells whether the port is published at ports of the host that the file names.

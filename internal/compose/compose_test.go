@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -44,7 +45,7 @@ services:
     labels: ["a=1=2", b]
     environment: ["A=x", PORT, MISSING]
     networks: [back, front, out]
-    deploy: {replicas: 0}
+    deploy: {replicas: 0, labels: {a: b}}
     healthcheck: {disable: true, test: x}
 networks:
   front: {name: lan, driver: macvlan}
@@ -57,11 +58,12 @@ networks:
 	want := &Project{Name: "myshop_1", Services: []Service{
 		{
 			Name: "api", Labels: labels("api", map[string]string{"a": "1=2", "b": ""}), Environment: []string{"A=x", "PORT=81"},
-			Networks: []Network{{"lan", "macvlan"}, {"myshop_1_back", "bridge"}, {"out", "bridge"}}, HealthCheck: HealthCheckOff,
+			Networks: []Network{{"lan", "macvlan"}, {"myshop_1_back", "bridge"}, {"out", "bridge"}}, HealthCheck: HealthCheckOff, StopGrace: 10 * time.Second,
+			Notes: []string{"deploy.labels are not on the containers: write what is for Sidekick under labels"},
 		},
 		{
 			Name: "web", Image: "web:x", ContainerName: "w1", Labels: labels("web", map[string]string{"a": "1", "b": "true", "c": "", "d": "1.5"}),
-			Environment: []string{"A=x", "PORT=81"}, NetworkMode: "host", StopSignal: "SIGQUIT", Replicas: 2, HealthCheck: HealthCheckGiven,
+			Environment: []string{"A=x", "PORT=81"}, NetworkMode: "host", StopSignal: "SIGQUIT", StopGrace: 30 * time.Second, Replicas: 2, HealthCheck: HealthCheckGiven,
 			Networks: []Network{{"myshop_1_default", "bridge"}},
 			Notes:    []string{"env_file is not read: marks in it are missing here", "label_file is not read: labels in it are missing here"},
 		},
@@ -173,6 +175,7 @@ func TestFaults(t *testing.T) {
 		"map in a label":     {text: "services: {a: {labels: {x: {y: z}}}}", want: `a: labels: "x" has a map for its value: write text`},
 		"no list of ports":   {text: "services: {a: {ports: 80}}", want: "a: ports: want a list"},
 		"replicas":           {text: "services: {a: {deploy: {replicas: many}}}", want: `a: deploy.replicas: "many" is no number from 0 to 100000`},
+		"time to stop":       {text: "services: {a: {stop_grace_period: soon}}", want: `a: stop_grace_period: "soon" is no duration such as 10s or 1m30s`},
 		"variable":           {text: "services: {a: {labels: {x: $}}}", want: `a: labels: x: "$" is no variable: want $NAME or ${NAME}, and $$ for a dollar sign`},
 		"all at once":        {text: "services: {a: {ports: [x], labels: 5}}", want: "a: labels: want a map, or a list of NAME=VALUE; ports: \"x\": \"x\" is neither a port (1 to 65535) nor LOW-HIGH"},
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -30,6 +31,7 @@ type Service struct {
 	Networks                   []Network // sorted by name
 	HealthCheck                HealthCheck
 	StopSignal                 string
+	StopGrace                  time.Duration // from its stop signal to its end by force
 	Replicas                   int
 	Notes                      []string // what of it is not read
 	Err                        error    // all that is wrong with it
@@ -62,6 +64,9 @@ const (
 	projectLabel = "com.docker.compose.project"
 	serviceLabel = "com.docker.compose.service"
 )
+
+// engineGrace is what engines take where nothing is said.
+const engineGrace = 10 * time.Second
 
 // Parse reads a compose file. Path is where it is: a project without a name is called after its
 // directory. Lookup gives the variables that the file may use. It fails only for a text of which no
@@ -150,8 +155,10 @@ func readService(project, name string, raw, networks any, lookup func(string) (s
 	ports, errPorts := readPorts(fields)
 	s.Ports = ports
 	s.Networks = readNetworks(project, fields["networks"], networks)
-	s.Replicas, err = replicas(fields)
-	s.Err = errors.Join(within("labels", errLabels), within("environment", errEnvironment), errPorts, err)
+	var errReplicas, errGrace error
+	s.Replicas, errReplicas = replicas(fields)
+	s.StopGrace, errGrace = stopGrace(fields["stop_grace_period"])
+	s.Err = errors.Join(within("labels", errLabels), within("environment", errEnvironment), errPorts, errReplicas, errGrace)
 	return s
 }
 
@@ -174,6 +181,9 @@ func notRead(fields map[string]any) []string {
 			notes = append(notes, n.field+" is not read: "+n.mend)
 		}
 	}
+	if deploy, _ := fields["deploy"].(map[string]any); deploy["labels"] != nil {
+		notes = append(notes, "deploy.labels are not on the containers: write what is for Sidekick under labels")
+	}
 	return notes
 }
 
@@ -192,6 +202,18 @@ func healthCheck(value any) HealthCheck {
 		return HealthCheckGiven
 	}
 	return HealthCheckOfImage
+}
+
+// stopGrace is how long the container may take to stop.
+func stopGrace(value any) (time.Duration, error) {
+	if value == nil {
+		return engineGrace, nil
+	}
+	d, err := time.ParseDuration(scalar(value))
+	if err != nil || d < 0 {
+		return engineGrace, fmt.Errorf("stop_grace_period: %.40q is no duration such as 10s or 1m30s", scalar(value))
+	}
+	return d, nil
 }
 
 // replicas is how many containers the service has.

@@ -38,13 +38,13 @@ func Parse(list string) ([]string, error) {
 
 // Container is what a container shows to the conventions.
 type Container struct {
-	Name, Image string
-	Service     string // name of its service if nothing gives it another
-	Compose     bool   // that name is from its compose file
-	Labels      map[string]string
-	Env         []string // NAME=VALUE
-	Ports       Ports    // exposed or published
-	Published   Ports
+	Image     string
+	Service   string // name of its service if nothing gives it another
+	Compose   bool   // that name is from its compose file
+	Labels    map[string]string
+	Env       []string // NAME=VALUE
+	Ports     Ports    // exposed or published
+	Published Ports
 }
 
 // Ports are ports of a container, each list sorted.

@@ -26,7 +26,7 @@ type testCase struct {
 
 func (tt *testCase) container() *Container {
 	c := &Container{
-		Name: "c1", Service: "c1", Image: tt.image, Env: tt.env, Labels: map[string]string{}, Compose: tt.compose,
+		Service: "c1", Image: tt.image, Env: tt.env, Labels: map[string]string{}, Compose: tt.compose,
 		Ports: Ports{TCP: tt.tcp, UDP: tt.udp}, Published: Ports{TCP: tt.published},
 	}
 	if tt.compose {

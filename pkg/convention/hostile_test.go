@@ -26,7 +26,7 @@ func TestAnyMarks(t *testing.T) {
 	ports := rapid.SliceOfNDistinct(rapid.SampledFrom([]uint16{80, 81, 443, 9000}), 0, 3, rapid.ID[uint16])
 	rapid.Check(t, func(t *rapid.T) {
 		c := &Container{
-			Name: "c1", Service: "c1", Image: text.Draw(t, "image"), Compose: rapid.Bool().Draw(t, "compose"), Labels: rapid.MapOf(name, text).Draw(t, "labels"),
+			Service: "c1", Image: text.Draw(t, "image"), Compose: rapid.Bool().Draw(t, "compose"), Labels: rapid.MapOf(name, text).Draw(t, "labels"),
 			Ports: Ports{TCP: ports.Draw(t, "ports"), UDP: ports.Draw(t, "udp")},
 		}
 		for n, v := range rapid.MapOf(name, text).Draw(t, "env") {
@@ -62,7 +62,7 @@ func keepsTheRules(t *rapid.T, c *Container, s *Service) {
 // Every mark that is known comes to a label that is known: one that is not would say nothing.
 func TestMarksBecomeKnownLabels(t *testing.T) {
 	c := &Container{
-		Name: "c1", Service: "c1", Ports: Ports{TCP: []uint16{80, 9000}}, Env: []string{
+		Service: "c1", Ports: Ports{TCP: []uint16{80, 9000}}, Env: []string{
 			"SERVICE_80_NAME=a", "SERVICE_TAGS=x", "SERVICE_CHECK_HTTP=/", "SERVICE_CHECK_INTERVAL=1s", "SERVICE_CHECK_TIMEOUT=1s", "SERVICE_X=y",
 			"VIRTUAL_HOST=https://a.test:99/x", "VIRTUAL_PATH=/x", "VIRTUAL_DEST=/", "VIRTUAL_PROTO=https", "TCP_PORTS=9000/ssl", "BALANCE=source",
 			"COOKIE=x", "FORCE_SSL=1", "HTTP_CHECK=GET /", "HEALTH_CHECK=inter 1 rise 1 fall 1", "MAXCONN=1", "FAILOVER=1", "EXTRA_ROUTE_SETTINGS=send-proxy",

@@ -71,9 +71,11 @@ func (h host) read(v *view) *run {
 	if !v.running {
 		return nil
 	}
-	r := &run{started: v.started, stop: v.stop, name: v.name, off: convention.Off(h.conventions, h.shown(v))}
 	asked := h.asked(v)
-	r.remarks = bounded(asked.Notes)
+	r := &run{started: v.started, stop: v.stop, name: v.name, remarks: bounded(asked.Notes)}
+	if !asked.Hidden {
+		r.off = convention.Off(h.conventions, h.shown(v))
+	}
 	services := asked.Services
 	if more := len(services) - mostServices; more > 0 {
 		services = services[:mostServices]
@@ -113,7 +115,7 @@ func (h host) asked(v *view) convention.Reading {
 // shown is what the conventions see of a container.
 func (h host) shown(v *view) *convention.Container {
 	return &convention.Container{
-		Name: v.name, Image: v.image, Service: serviceName(v), Compose: composed(v) != "", Labels: v.labels, Env: v.env,
+		Image: v.image, Service: serviceName(v), Compose: composed(v) != "", Labels: v.labels, Env: v.env,
 		Ports: v.ports, Published: convention.Ports{TCP: slices.Sorted(maps.Keys(v.published)), UDP: v.udp},
 	}
 }
