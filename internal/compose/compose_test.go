@@ -57,7 +57,7 @@ networks:
 	}
 	want := &Project{Name: "myshop_1", Services: []Service{
 		{
-			Name: "api", Labels: labels("api", map[string]string{"a": "1=2", "b": ""}), Environment: []string{"A=x", "PORT=81"},
+			Name: "api", Image: "myshop_1-api", Labels: labels("api", map[string]string{"a": "1=2", "b": ""}), Environment: []string{"A=x", "PORT=81"},
 			Networks: []Network{{"lan", "macvlan"}, {"myshop_1_back", "bridge"}, {"out", "bridge"}}, HealthCheck: HealthCheckOff, StopGrace: 10 * time.Second,
 			Notes: []string{"deploy.labels are not on the containers: write what is for Sidekick under labels"},
 		},

@@ -69,13 +69,6 @@ func readLong(fields map[string]any) ([]Port, error) {
 	return publish(inside, scalar(fields["published"]), scalar(fields["host_ip"]), protocol)
 }
 
-func scalarOr(value any, otherwise string) string {
-	if text := scalar(value); text != "" {
-		return text
-	}
-	return otherwise
-}
-
 // readShort reads [[IP:][HOST]:]CONTAINER[/PROTOCOL].
 func readShort(entry string) ([]Port, error) {
 	text, protocol, err := withProtocol(entry)

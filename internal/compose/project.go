@@ -142,7 +142,8 @@ func readService(project, name string, raw, networks any, lookup func(string) (s
 		return s
 	}
 	s.Notes = append(notRead(fields), values.notes()...)
-	s.Image, s.ContainerName = scalar(fields["image"]), scalar(fields["container_name"])
+	// An image that compose builds is called after project and service.
+	s.Image, s.ContainerName = scalarOr(fields["image"], project+"-"+name), scalar(fields["container_name"])
 	s.NetworkMode, s.StopSignal = scalar(fields["network_mode"]), scalar(fields["stop_signal"])
 	s.HealthCheck = healthCheck(fields["healthcheck"])
 	labels, errLabels := pairs(fields["labels"], nil)

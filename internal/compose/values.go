@@ -20,6 +20,14 @@ func scalar(value any) string {
 	return ""
 }
 
+// scalarOr is scalar, with what takes the place of nothing.
+func scalarOr(value any, otherwise string) string {
+	if text := scalar(value); text != "" {
+		return text
+	}
+	return otherwise
+}
+
 // number reads a whole number from low to high.
 func number(value any, low, high int) (int, error) {
 	n, err := strconv.Atoi(scalar(value))
