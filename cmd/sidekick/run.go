@@ -168,7 +168,7 @@ func (a *agent) announce() {
 // register runs the first pipe, from this host's containers to the registry. It returns after stop
 // is cancelled and the registrations were left in good order; life must outlast it.
 func (a *agent) register(stop, life context.Context, group *errgroup.Group) error {
-	publish := make(chan []service.Instance)
+	publish := make(chan register.Set)
 	publisher := &register.Publisher{
 		Registry: &etcd.Registry{
 			Client: a.client, Prefix: a.prefix, Node: a.self, TTL: a.ttl, ExitTTL: a.exitTTL,
@@ -176,11 +176,11 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 		},
 		Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister), Linger: linger,
 	}
-	if a.docker == off {
-		group.Go(func() error { return send(life, publish, []service.Instance{}) })
-	} else {
-		a.watchContainers(life, group, publish)
+	var parts []register.Part
+	if a.docker != off {
+		parts = append(parts, a.watchContainers(life, group))
 	}
+	group.Go(func() error { return register.Join(life, publish, parts...) })
 	// Whatever ends the agent's life also ends the publisher.
 	stop, cancel := context.WithCancel(stop)
 	defer cancel()
@@ -191,9 +191,9 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 	return context.Canceled
 }
 
-// watchContainers runs the stages from Docker through the gate to publish.
-func (a *agent) watchContainers(life context.Context, group *errgroup.Group, publish chan<- []service.Instance) {
-	candidates := make(chan []service.Instance)
+// watchContainers runs the stages from Docker through the gate.
+func (a *agent) watchContainers(life context.Context, group *errgroup.Group) register.Part {
+	candidates, passed := make(chan []service.Instance), make(chan []service.Instance)
 	source := &docker.Source{
 		Host: a.docker, Node: a.node, Zone: a.zone, Advertise: a.address, ExposeAll: a.expose == "all",
 		Conventions: a.conventionsOn(),
@@ -201,7 +201,8 @@ func (a *agent) watchContainers(life context.Context, group *errgroup.Group, pub
 	}
 	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate"), Memory: a.dir.Path("published.json")}
 	group.Go(func() error { return source.Run(life, candidates) })
-	group.Go(func() error { return gate.Run(life, candidates, publish) })
+	group.Go(func() error { return gate.Run(life, candidates, passed) })
+	return register.Part{Origin: service.FromContainer, In: passed}
 }
 
 // serve runs the second pipe, from the registry to HAProxy.

@@ -209,7 +209,7 @@ func TestPublisherOpensBeforeTheFirstSet(t *testing.T) {
 		synctest.Wait()
 		close(m.sessions[0].done) // lost: opened again, still nothing written
 		time.Sleep(time.Minute)
-		in <- instances("a")
+		in <- Set{Instances: instances("a")}
 		synctest.Wait()
 		if err := end(); err != nil {
 			t.Error(err)

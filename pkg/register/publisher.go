@@ -8,8 +8,6 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
-
-	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // The bounds of the Publisher's pauses when its fields leave them open.
@@ -39,7 +37,7 @@ type Publisher struct {
 // The session is opened at once, so that what an earlier one has left does not expire while there is
 // no set yet; it writes no instances before the first set is there: unknown is not empty. It returns nil after a
 // clean end, else why the session could not be closed.
-func (p *Publisher) Run(ctx context.Context, in <-chan []service.Instance) error {
+func (p *Publisher) Run(ctx context.Context, in <-chan Set) error {
 	// The work outlives ctx by Linger, so it has a context of its own.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -68,7 +66,7 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 // another one, one operation at a time, so that a registry that hangs delays no newer set and no end.
 type publishing struct {
 	*Publisher
-	want    []service.Instance
+	want    Set
 	known   bool // whether there is a set at all
 	written bool // whether want was written in this session
 	session Session
@@ -94,7 +92,7 @@ type result struct {
 
 // loop works until the end. These wake it: a new set, an operation's outcome, the loss of the
 // lease, the time to try again, the end.
-func (l *publishing) loop(ctx, work context.Context, in <-chan []service.Instance) {
+func (l *publishing) loop(ctx, work context.Context, in <-chan Set) {
 	over := ctx.Done()
 	for {
 		l.next(work)

@@ -56,7 +56,7 @@ func (m *memory) Open(context.Context) (Session, error) {
 	return s, nil
 }
 
-func (s *memorySession) Set(ctx context.Context, want []service.Instance) error {
+func (s *memorySession) Set(ctx context.Context, want Set) error {
 	s.mu.Lock()
 	hang := s.hang
 	s.mu.Unlock()
@@ -73,7 +73,7 @@ func (s *memorySession) Set(ctx context.Context, want []service.Instance) error 
 	}
 	s.keys = map[string]service.Instance{}
 	var ids []string
-	for _, i := range want {
+	for _, i := range want.Instances {
 		s.keys[i.ID] = i
 		ids = append(ids, i.ID)
 	}
@@ -114,10 +114,10 @@ func instances(ids ...string) []service.Instance {
 }
 
 // publishing runs a Publisher in the bubble; end cancels it and returns what Run returned.
-func publish(t *testing.T, p *Publisher) (in chan []service.Instance, end func() error) {
+func publish(t *testing.T, p *Publisher) (in chan Set, end func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	in = make(chan []service.Instance)
+	in = make(chan Set)
 	done := make(chan error, 1)
 	p.Log = quiet()
 	go func() { done <- p.Run(ctx, in) }()
@@ -130,48 +130,48 @@ func publish(t *testing.T, p *Publisher) (in chan []service.Instance, end func()
 func TestPublisher(t *testing.T) {
 	tests := map[string]struct {
 		registry *memory // a fresh one if nil
-		play     func(m *memory, in chan<- []service.Instance)
+		play     func(m *memory, in chan<- Set)
 		want     string
 	}{
 		"nothing is written before the first set (unknown is not empty)": {
-			play: func(*memory, chan<- []service.Instance) { time.Sleep(time.Hour) },
+			play: func(*memory, chan<- Set) { time.Sleep(time.Hour) },
 			want: "open; close",
 		},
 		"an empty set is a set": {
-			play: func(_ *memory, in chan<- []service.Instance) { in <- instances() },
+			play: func(_ *memory, in chan<- Set) { in <- Set{Instances: instances()} },
 			want: "open; set ; close",
 		},
 		"each change is written": {
-			play: func(_ *memory, in chan<- []service.Instance) {
-				in <- instances("a")
+			play: func(_ *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a")}
 				synctest.Wait()
-				in <- instances("a", "b")
+				in <- Set{Instances: instances("a", "b")}
 				synctest.Wait()
-				in <- instances("b")
+				in <- Set{Instances: instances("b")}
 			},
 			want: "open; set a; set a,b; set b; close",
 		},
 		"a registry that is away is tried again (F5)": {
 			registry: &memory{openErrs: 3},
-			play: func(_ *memory, in chan<- []service.Instance) {
-				in <- instances("a")
+			play: func(_ *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a")}
 				time.Sleep(time.Minute)
 			},
 			want: "open fails; open fails; open fails; open; set a; close",
 		},
 		"a write that fails is tried again with the newest set (F5)": {
 			registry: &memory{setErrs: 1},
-			play: func(_ *memory, in chan<- []service.Instance) {
-				in <- instances("a")
+			play: func(_ *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a")}
 				synctest.Wait()
-				in <- instances("b")
+				in <- Set{Instances: instances("b")}
 				time.Sleep(time.Minute)
 			},
 			want: "open; set fails; set b; close",
 		},
 		"a lost lease: at once a new session and the whole set (P3)": {
-			play: func(m *memory, in chan<- []service.Instance) {
-				in <- instances("a", "b")
+			play: func(m *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a", "b")}
 				synctest.Wait()
 				close(m.sessions[0].done)
 				synctest.Wait()
@@ -179,8 +179,8 @@ func TestPublisher(t *testing.T) {
 			want: "open; set a,b; close; open; set a,b; close",
 		},
 		"a lease lost again and again is not taken again at full speed (F15)": {
-			play: func(m *memory, in chan<- []service.Instance) {
-				in <- instances("a")
+			play: func(m *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a")}
 				synctest.Wait()
 				close(m.sessions[0].done)
 				synctest.Wait()
@@ -192,11 +192,11 @@ func TestPublisher(t *testing.T) {
 			want: "open; set a; close; open; set a; close; pause; open; set a; close",
 		},
 		"a lease lost while a write hangs": {
-			play: func(m *memory, in chan<- []service.Instance) {
-				in <- instances("a")
+			play: func(m *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a")}
 				synctest.Wait()
 				m.do(func() { m.hang = true })
-				in <- instances("b")
+				in <- Set{Instances: instances("b")}
 				synctest.Wait()
 				m.do(func() { m.hang = false })
 				close(m.sessions[0].done)
@@ -205,8 +205,8 @@ func TestPublisher(t *testing.T) {
 			want: "open; set a; close; open; set b; close",
 		},
 		"nothing is written while nothing changes (P10)": {
-			play: func(_ *memory, in chan<- []service.Instance) {
-				in <- instances("a")
+			play: func(_ *memory, in chan<- Set) {
+				in <- Set{Instances: instances("a")}
 				time.Sleep(time.Hour)
 			},
 			want: "open; set a; close",
@@ -238,7 +238,7 @@ func TestPublisherPausesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{openErrs: 200}
 		in, end := publish(t, &Publisher{Registry: m, MinRetry: 100 * time.Millisecond, MaxRetry: time.Second})
-		in <- instances("a")
+		in <- Set{Instances: instances("a")}
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		failures := strings.Count(m.lines(), "open fails")
@@ -264,11 +264,11 @@ func TestPublisherLingers(t *testing.T) {
 		m := &memory{}
 		p := &Publisher{Registry: m, Linger: 2 * time.Second}
 		in, end := publish(t, p)
-		in <- instances("a", "b")
+		in <- Set{Instances: instances("a", "b")}
 		synctest.Wait()
 		go func() {
 			time.Sleep(1500 * time.Millisecond)
-			in <- instances("b")
+			in <- Set{Instances: instances("b")}
 		}()
 		begin := time.Now()
 		if err := end(); err != nil {
@@ -288,10 +288,10 @@ func TestPublisherEndsDespiteHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{hang: true}
 		in, end := publish(t, &Publisher{Registry: m, CloseTimeout: time.Second})
-		in <- instances("a")
+		in <- Set{Instances: instances("a")}
 		synctest.Wait()
 		for n := range 10 {
-			in <- instances(fmt.Sprint("b", n))
+			in <- Set{Instances: instances(fmt.Sprint("b", n))}
 		}
 		begin := time.Now()
 		if err := end(); err != nil {
@@ -311,7 +311,7 @@ func TestPublisherReports(t *testing.T) {
 		var got []string
 		m := &memory{setErrs: 1}
 		in, end := publish(t, &Publisher{Registry: m, Report: func(err error) { got = append(got, fmt.Sprint(err)) }})
-		in <- instances("a")
+		in <- Set{Instances: instances("a")}
 		time.Sleep(time.Minute)
 		if err := end(); err != nil {
 			t.Error(err)

@@ -14,6 +14,14 @@ type Source interface {
 	Run(ctx context.Context, out chan<- []service.Instance) error
 }
 
+// Set is what a node is to have registered. Once sent it is never changed.
+type Set struct {
+	Instances []service.Instance // sorted by id
+	// Unknown are the origins of which nothing is known yet, because their source has not sent its
+	// first set: unknown is not empty.
+	Unknown []service.Origin
+}
+
 // Registry opens leased sessions. Open takes a lease and claims the node's name with it. It fails
 // when the registry cannot be reached or another agent holds the name; the caller tries again
 // later. ctx limits only the opening. Whoever got a session must close it, also a lost one.
@@ -25,9 +33,10 @@ type Registry interface {
 // Close are called by one goroutine at a time; Done may be used by others.
 type Session interface {
 	// Set makes the node's keys exactly want, by as few writes as that takes: none when nothing
-	// differs. It may be called again with the same set, and must be after an error, because a
-	// failed call may have written a part.
-	Set(ctx context.Context, want []service.Instance) error
+	// differs. What the registry holds of an origin that want does not know stays as it is, and so
+	// does what commands hold by leases of their own. It may be called again with the same set, and
+	// must be after an error, because a failed call may have written a part.
+	Set(ctx context.Context, want Set) error
 	// Done is closed when the lease is lost or another session has taken the node over. Nothing
 	// can be written through this session then; the caller opens a new one.
 	Done() <-chan struct{}

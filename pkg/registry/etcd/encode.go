@@ -47,6 +47,9 @@ func (s *session) value(i *service.Instance) (*encoded, error) {
 	if i.Node != s.node {
 		return nil, fmt.Errorf("it is of node %q", i.Node)
 	}
+	if service.OriginOf(i.ID) == service.FromCommand {
+		return nil, errors.New("ids of that kind are held by commands, with leases of their own")
+	}
 	if last := s.encoded[i.ID]; last != nil && same(&last.instance, i) {
 		return last, nil
 	}

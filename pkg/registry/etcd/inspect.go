@@ -15,9 +15,9 @@ import (
 // inspect looks from time to time, and soon after each reconnect, whether the registry still holds
 // what the session wrote, and ends the session if not: the next one writes it again. A registry that
 // was restored from a backup would otherwise miss it for ever, for leases are restored as well.
-func (s *session) inspect(ctx context.Context, reconnected <-chan struct{}) {
+func (t *tenure) inspect(ctx context.Context, reconnected <-chan struct{}, look func(context.Context) error) {
 	const spread = 500 * time.Millisecond // over which the agents ask a registry that is back
-	timer := time.NewTimer(s.pauseOf(s.every))
+	timer := time.NewTimer(t.pauseOf(t.every))
 	defer timer.Stop()
 	for {
 		select {
@@ -28,18 +28,18 @@ func (s *session) inspect(ctx context.Context, reconnected <-chan struct{}) {
 			continue
 		case <-timer.C:
 		}
-		err := s.look(ctx)
+		err := look(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case ends(err):
-			s.log.WithError(err).Warn("registrations are not in the registry as they were written; writing them again")
-			s.end(err)
+			t.log.WithError(err).Warn("registrations are not in the registry as they were written; writing them again")
+			t.end(err)
 			return
 		case err != nil: // the renewals tell of a registry that is away
-			timer.Reset(s.pauseOf(min(s.every, s.ttl/3)))
+			timer.Reset(t.pauseOf(min(t.every, t.ttl/3)))
 		default:
-			timer.Reset(s.pauseOf(s.every))
+			timer.Reset(t.pauseOf(t.every))
 		}
 	}
 }
@@ -50,7 +50,7 @@ func ends(err error) bool {
 }
 
 // pauseOf is about that time, and differs from agent to agent.
-func (s *session) pauseOf(d time.Duration) time.Duration {
+func (t *tenure) pauseOf(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1) //nolint:gosec // spreads agents, protects nothing
 }
 

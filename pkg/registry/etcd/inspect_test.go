@@ -141,7 +141,7 @@ func TestSetSeesThatTheRegistryWasReplaced(t *testing.T) {
 	s.mu.Lock()
 	s.revision += 1000
 	s.mu.Unlock()
-	if err := s.Set(limited(t), []service.Instance{registrytest.Instance("a", "web", 1)}); !errors.Is(err, ErrUndone) {
+	if err := s.Set(limited(t), registrytest.Of(registrytest.Instance("a", "web", 1))); !errors.Is(err, ErrUndone) {
 		t.Errorf("got %v, want %v", err, ErrUndone)
 	}
 	endOf(t, s)
@@ -154,7 +154,7 @@ func TestSetSaysThatTheNodeIsGone(t *testing.T) {
 	if _, err := c.Delete(limited(t), service.NodeKey(prefix, "a")); err != nil {
 		t.Fatal(err)
 	}
-	err := s.Set(limited(t), []service.Instance{registrytest.Instance("a", "web", 1)})
+	err := s.Set(limited(t), registrytest.Of(registrytest.Instance("a", "web", 1)))
 	if !errors.Is(err, ErrLeaseLost) || errors.Is(err, ErrFenced) {
 		t.Errorf("got %v, want %v", err, ErrLeaseLost)
 	}
@@ -182,7 +182,7 @@ func TestRenewalIsNoSuccessWhileSetFails(t *testing.T) {
 	}
 	grant(clientv3.PermissionType(clientv3.PermRead))
 	web := registrytest.Instance("a", "web", 1)
-	if err := s.Set(limited(t), []service.Instance{web}); err == nil {
+	if err := s.Set(limited(t), registrytest.Of(web)); err == nil {
 		t.Fatal("Set succeeded without the right to write")
 	}
 	if told() {

@@ -17,6 +17,7 @@ import (
 const (
 	opLimit    = 5 * time.Second // for one request
 	pageSize   = 1000            // keys in one answer
+	lookEvery  = 5 * time.Minute // between two looks at what was written
 	claimTries = 3
 )
 
@@ -70,10 +71,10 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 		return nil, err
 	}
 	s := &session{
-		client: r.Client, prefix: r.Prefix, node: r.Node.Name, exitTTL: r.ExitTTL, report: r.Report,
-		every: cmp.Or(r.Inspect, 5*time.Minute), log: r.Log.WithField("node", r.Node.Name),
-		done: make(chan struct{}), ended: make(chan struct{}), complained: map[string]string{},
+		tenure: newTenure(r.Client, "node "+r.Node.Name, r.Log.WithField("node", r.Node.Name)),
+		prefix: r.Prefix, node: r.Node.Name, exitTTL: r.ExitTTL, complained: map[string]string{},
 	}
+	s.report, s.every = r.Report, cmp.Or(r.Inspect, lookEvery)
 	if s.nodeValue, err = r.nodeValue(); err != nil {
 		return nil, err
 	}
@@ -94,19 +95,8 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 			return nil, err
 		}
 	}
-	// The lease must outlive the context of this call. Close ends its renewal.
-	keepCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.stop = stop
-	go s.keep(keepCtx)
+	s.start(ctx, s.look)
 	return s, nil
-}
-
-// abandon gives a lease back that came to no use, and returns why. If that fails, it expires.
-func (s *session) abandon(ctx context.Context, why error) error {
-	if err := s.revoke(ctx, s.lease); err != nil {
-		s.log.WithError(err).Debug("unused lease is left to expire")
-	}
-	return why
 }
 
 func (r *Registry) nodeValue() (string, error) {

@@ -4,99 +4,51 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/sidekick-proxy/sidekick/pkg/register"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// ErrFenced ends a session whose node another session has taken over.
-var ErrFenced = errors.New("another session has taken the node over")
-
-// ErrLeaseLost ends a session whose lease is gone, or was not renewed in time.
-var ErrLeaseLost = errors.New("the lease is lost")
-
 // session implements register.Session.
 type session struct {
-	client    *clientv3.Client
+	*tenure
 	prefix    string
 	node      string
 	nodeValue string
 	exitTTL   time.Duration
-	log       logrus.FieldLogger
-	report    func(error)
 
-	lease   clientv3.LeaseID
-	ttl     time.Duration    // as granted
-	granted time.Time        // not later than the lease's start
 	claimed int64            // revision of the node's key while this session owns the node
 	older   clientv3.LeaseID // of the session taken over, 0 if none or if nothing is under it
-	every   time.Duration    // between two looks at the registry
 
-	ledger
-	failing    atomic.Bool         // the last Set failed
 	encoded    map[string]*encoded // the last set, by id
 	complained map[string]string   // instances left out and why, so that it is logged once
-
-	once  sync.Once
-	err   error         // why done is closed; read only after that
-	done  chan struct{} // closed by the first end
-	ended chan struct{} // closed when keep has returned
-	stop  context.CancelFunc
-}
-
-// Done implements register.Session.
-func (s *session) Done() <-chan struct{} { return s.done }
-
-// end closes done. Only the first reason counts.
-func (s *session) end(why error) {
-	s.once.Do(func() {
-		s.err = why
-		close(s.done)
-	})
-}
-
-// over is why the session is done, or nil while it is not.
-func (s *session) over() error {
-	select {
-	case <-s.done:
-		return fmt.Errorf("session of node %s is over: %w", s.node, s.err)
-	default:
-		return nil
-	}
 }
 
 // Set implements register.Session. An instance that readers would refuse is left out and logged;
 // the rest is written.
-func (s *session) Set(ctx context.Context, want []service.Instance) error {
-	err := s.set(ctx, want)
-	s.failing.Store(err != nil)
-	if ends(err) {
-		s.end(err)
-		return s.over()
-	}
-	return err
+func (s *session) Set(ctx context.Context, want register.Set) error {
+	return s.wrote(s.set(ctx, want))
 }
 
-func (s *session) set(ctx context.Context, want []service.Instance) error {
+func (s *session) set(ctx context.Context, want register.Set) error {
 	if err := s.over(); err != nil {
 		return err
 	}
 	if err := s.list(ctx); err != nil {
 		return err
 	}
-	if err := s.write(ctx, s.ops(s.encode(want), s.lease), s.lease); err != nil {
+	if err := s.write(ctx, s.ops(s.encode(want.Instances), s.lease, want.Unknown...), s.lease); err != nil {
 		return err
 	}
-	s.releaseOlder(ctx)
+	if len(want.Unknown) == 0 { // what is not known may be under the older lease
+		s.releaseOlder(ctx)
+	}
 	return nil
 }
 
@@ -132,9 +84,9 @@ func (s *session) moves(lease clientv3.LeaseID) []clientv3.Op {
 }
 
 // ops are the fewest writes that make the node's keys what is wanted, by id, under that lease, in
-// the order of keys. What is new comes before what goes, so that a replaced instance's service is
-// never without both.
-func (s *session) ops(want map[string]*encoded, lease clientv3.LeaseID) []clientv3.Op {
+// the order of keys. What is of an unknown origin stays. What is new comes before what goes, so that
+// a replaced instance's service is never without both.
+func (s *session) ops(want map[string]*encoded, lease clientv3.LeaseID, unknown ...service.Origin) []clientv3.Op {
 	below := len(service.InstancesKey(s.prefix, s.node))
 	var put []*encoded
 	var gone []string
@@ -144,7 +96,7 @@ func (s *session) ops(want map[string]*encoded, lease clientv3.LeaseID) []client
 		}
 	}
 	for key := range s.keys {
-		if want[key[below:]] == nil {
+		if id := key[below:]; want[id] == nil && !slices.Contains(unknown, service.OriginOf(id)) {
 			gone = append(gone, key)
 		}
 	}
@@ -206,21 +158,6 @@ func (s *session) note(ops []clientv3.Op, lease clientv3.LeaseID, revision int64
 	}
 }
 
-// commit does the writes if the guard holds, else what is to be done otherwise.
-func (s *session) commit(ctx context.Context, guard clientv3.Cmp, ops []clientv3.Op, otherwise ...clientv3.Op) (*clientv3.TxnResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, opLimit)
-	defer cancel()
-	asked := s.asks()
-	resp, err := s.client.Txn(ctx).If(guard).Then(ops...).Else(otherwise...).Commit()
-	if err != nil {
-		return nil, explained(s.client, err)
-	}
-	if err := s.heard(resp.Header, asked); err != nil {
-		return nil, err
-	}
-	return resp, nil
-}
-
 // list reads the node's keys unless they are known.
 func (s *session) list(ctx context.Context) error {
 	if s.keys != nil {
@@ -235,12 +172,14 @@ func (s *session) list(ctx context.Context) error {
 	return nil
 }
 
-// read reads the keys of the node's instances.
+// read reads the keys of the node's instances, but for those that commands hold.
 func (s *session) read(ctx context.Context, opts ...clientv3.OpOption) (map[string]stored, error) {
 	keys := map[string]stored{}
-	asked := s.asks()
-	header, err := pages(ctx, s.client, service.InstancesKey(s.prefix, s.node), pageSize, func(kv keyValue) {
-		keys[string(kv.Key)] = stored{string(kv.Value), clientv3.LeaseID(kv.Lease), kv.ModRevision}
+	asked, below := s.asks(), service.InstancesKey(s.prefix, s.node)
+	header, err := pages(ctx, s.client, below, pageSize, func(kv keyValue) {
+		if service.OriginOf(string(kv.Key)[len(below):]) != service.FromCommand {
+			keys[string(kv.Key)] = stored{string(kv.Value), clientv3.LeaseID(kv.Lease), kv.ModRevision}
+		}
 	}, opts...)
 	if err != nil {
 		return nil, err
@@ -249,37 +188,6 @@ func (s *session) read(ctx context.Context, opts ...clientv3.OpOption) (map[stri
 		return nil, err
 	}
 	return keys, nil
-}
-
-// grant takes a lease for the session. Servers may grant more time than was asked for.
-func (s *session) grant(ctx context.Context, ttl time.Duration) error {
-	s.granted = time.Now()
-	resp, err := s.grantFor(ctx, ttl)
-	if err != nil {
-		return err
-	}
-	s.lease, s.ttl = resp.ID, time.Duration(resp.TTL)*time.Second
-	return nil
-}
-
-func (s *session) grantFor(ctx context.Context, ttl time.Duration) (*clientv3.LeaseGrantResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, opLimit)
-	defer cancel()
-	resp, err := s.client.Grant(ctx, max(1, int64(math.Ceil(ttl.Seconds()))))
-	if err != nil {
-		return nil, fmt.Errorf("lease for node %s: %w", s.node, explained(s.client, err))
-	}
-	return resp, nil
-}
-
-// revoke ends a lease and all keys under it. It also works after ctx is cancelled.
-func (s *session) revoke(ctx context.Context, lease clientv3.LeaseID) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opLimit)
-	defer cancel()
-	if _, err := s.client.Revoke(ctx, lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return fmt.Errorf("revoke the lease of node %s: %w", s.node, err)
-	}
-	return nil
 }
 
 // Close implements register.Session. With a parting lease everything registered stays for its
@@ -294,7 +202,7 @@ func (s *session) Close(ctx context.Context) error {
 	defer s.end(errors.New("closed"))
 	leave := s.part
 	if s.exitTTL <= 0 {
-		leave = func(ctx context.Context) error { return s.Set(ctx, nil) }
+		leave = func(ctx context.Context) error { return s.Set(ctx, register.Set{}) }
 	}
 	if err := leave(ctx); err != nil {
 		return err // the lease stays: if the session was taken over, its keys are about to be moved

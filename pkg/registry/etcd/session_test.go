@@ -63,7 +63,7 @@ func TestForgottenLeaseIsFoundOutAtReconnect(t *testing.T) { // P3
 	case <-time.After(30 * time.Second):
 		t.Fatal("the session was not done")
 	}
-	if err := s.Set(limited(t), []service.Instance{want}); !errors.Is(err, ErrLeaseLost) {
+	if err := s.Set(limited(t), registrytest.Of(want)); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("got %v, want %v", err, ErrLeaseLost)
 	}
 	registrytest.Set(t, registrytest.Open(t, r), want)
@@ -82,7 +82,7 @@ func TestUnansweredLeaseIsLostAfterItsTime(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the session was not done")
 	}
-	if err := s.Set(limited(t), nil); !errors.Is(err, ErrLeaseLost) {
+	if err := s.Set(limited(t), registrytest.Of()); !errors.Is(err, ErrLeaseLost) {
 		t.Errorf("got %v, want %v", err, ErrLeaseLost)
 	}
 }
@@ -105,7 +105,7 @@ func TestFencedWriteSaysSo(t *testing.T) { // F15, P9
 	c := srv.dial(t)
 	older := registrytest.Open(t, newRegistry(c, registrytest.Node("a", "agent-a")))
 	registrytest.Open(t, newRegistry(c, registrytest.Node("a", "agent-a")))
-	if err := older.Set(limited(t), []service.Instance{registrytest.Instance("a", "web", 1)}); !errors.Is(err, ErrFenced) {
+	if err := older.Set(limited(t), registrytest.Of(registrytest.Instance("a", "web", 1))); !errors.Is(err, ErrFenced) {
 		t.Errorf("got %v, want %v", err, ErrFenced)
 	}
 }
@@ -280,7 +280,7 @@ func BenchmarkSet(b *testing.B) {
 	for n := range 1000 {
 		want = append(want, registrytest.Instance("a", fmt.Sprint("s", n%100), n))
 	}
-	if err := s.Set(b.Context(), want); err != nil {
+	if err := s.Set(b.Context(), registrytest.Of(want...)); err != nil {
 		b.Fatal(err)
 	}
 	set := func(b *testing.B, change int) {
@@ -288,7 +288,7 @@ func BenchmarkSet(b *testing.B) {
 		b.ReportAllocs()
 		for n := 0; b.Loop(); n++ {
 			want[500].Weight = (n * change) % 200
-			if err := s.Set(b.Context(), want); err != nil {
+			if err := s.Set(b.Context(), registrytest.Of(want...)); err != nil {
 				b.Fatal(err)
 			}
 		}

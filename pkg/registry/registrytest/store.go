@@ -54,6 +54,9 @@ func Instance(node, name string, n int) service.Instance {
 	}
 }
 
+// Of is the set of these instances, and of no others.
+func Of(instances ...service.Instance) register.Set { return register.Set{Instances: instances} }
+
 // Open opens a session and closes it at the end of the test, unless the test does.
 func Open(t *testing.T, r register.Registry) register.Session {
 	t.Helper()
@@ -85,7 +88,7 @@ func (c *closer) Close(ctx context.Context) error {
 // Set makes the session hold these instances.
 func Set(t *testing.T, s register.Session, want ...service.Instance) {
 	t.Helper()
-	if err := s.Set(limited(t), want); err != nil {
+	if err := s.Set(limited(t), Of(want...)); err != nil {
 		t.Fatalf("set %d instances: %v", len(want), err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/sidekick-proxy/sidekick/pkg/register"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -30,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"P3: what a restored registry lacks is registered again", restoredIsRepaired},
 		{"P3: opening a session keeps what is registered", openKeeps},
 		{"P9: a clone without a machine id waits", namelessCloneWaits},
+		{"P3: what is of an unknown origin stays", unknownStays},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.test(t, open(t)) })
@@ -157,7 +159,7 @@ func lostLease(t *testing.T, s Store) {
 	s.Expire(t, "a")
 	feed.Until(t)
 	waitDone(t, a)
-	if err := a.Set(limited(t), []service.Instance{web}); err == nil {
+	if err := a.Set(limited(t), Of(web)); err == nil {
 		t.Error("Set succeeded without a lease")
 	}
 	if err := a.Close(limited(t)); err != nil {
@@ -221,7 +223,7 @@ func takeOverFences(t *testing.T, s Store) {
 	web1, web2 := Instance("a", "web", 1), Instance("a", "web", 2)
 	Set(t, older, web1, web2)
 	newer := Open(t, s.Registry(Node("a", "agent-a")))
-	if err := older.Set(limited(t), []service.Instance{web1}); err == nil {
+	if err := older.Set(limited(t), Of(web1)); err == nil {
 		t.Error("a session that was taken over could write")
 	}
 	waitDone(t, older)
@@ -267,7 +269,7 @@ func sessionSurvivesRestart(t *testing.T, s Store) {
 	s.Stop(t)
 	short, cancel := context.WithTimeout(t.Context(), patience/100)
 	defer cancel()
-	if err := a.Set(short, []service.Instance{web1, web2}); err == nil {
+	if err := a.Set(short, Of(web1, web2)); err == nil {
 		t.Error("Set succeeded without a registry")
 	}
 	s.Start(t)
@@ -292,7 +294,7 @@ func deletedComesBack(t *testing.T, s Store) {
 	s.Stop(t)
 	s.Start(t)
 	waitDone(t, a) // what was known of the registry is not so
-	if err := a.Set(limited(t), []service.Instance{web}); err == nil {
+	if err := a.Set(limited(t), Of(web)); err == nil {
 		t.Error("Set succeeded in a session that is done")
 	}
 	Set(t, Open(t, s.Registry(Node("a", "agent-a"))), web)
@@ -364,4 +366,29 @@ func namelessCloneWaits(t *testing.T, s Store) {
 		_ = other.Close(context.WithoutCancel(t.Context()))
 		t.Fatal("of two agents that know neither machine nor boot the second opened a session of a node that is held")
 	}
+}
+
+func unknownStays(t *testing.T, s Store) {
+	t.Helper()
+	feed := Watch(t, s.Watcher())
+	c1, c2, f1, f2 := Instance("a", "web", 1), Instance("a", "web", 2), Instance("a", "db", 3), Instance("a", "db", 4)
+	f1.ID, f2.ID = "file.db.00000003", "file.db.00000004"
+	older := Open(t, s.Registry(Node("a", "agent-a")))
+	Set(t, older, c1, f1)
+	feed.Until(t, c1, f1)
+	// The next agent knows what the files say, but its engine is away.
+	newer := Open(t, s.Registry(Node("a", "agent-a")))
+	onlyFiles := register.Set{Instances: []service.Instance{f2}, Unknown: []service.Origin{service.FromContainer}}
+	if err := newer.Set(limited(t), onlyFiles); err != nil {
+		t.Fatal(err)
+	}
+	waitDone(t, older)
+	feed.Until(t, c1, f2)
+	onlyContainers := register.Set{Instances: []service.Instance{c2}, Unknown: []service.Origin{service.FromFile}}
+	if err := newer.Set(limited(t), onlyContainers); err != nil {
+		t.Fatal(err)
+	}
+	feed.Until(t, c2, f2)
+	Set(t, newer, c2)
+	feed.Until(t, c2)
 }
