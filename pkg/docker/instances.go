@@ -46,14 +46,6 @@ type origin struct {
 // others nothing.
 const mostServices = 32
 
-// The defaults of the check's options.
-const (
-	checkInterval = 5 * time.Second
-	checkTimeout  = 2 * time.Second
-	checkRise     = 1
-	checkFall     = 3
-)
-
 // The labels by which compose tells what a container is.
 const (
 	composeProject = "com.docker.compose.project"
@@ -212,59 +204,15 @@ func (v *view) port(wanted uint16) (uint16, error) {
 
 // check says how the gate finds out whether the instance serves.
 func (v *view) check(d *service.Definition, target netip.AddrPort) (*service.Check, error) {
-	c := &service.Check{Kind: service.CheckKind(d.Check), Target: target, Health: v.health, Interval: checkInterval, Timeout: checkTimeout, Rise: checkRise, Fall: checkFall}
-	path, isHTTP := strings.CutPrefix(d.Check, "http:")
+	c := d.NewCheck(target)
+	c.Health = v.health
 	switch {
-	case isHTTP:
-		c.Kind, c.HTTPPath, c.Host = service.CheckHTTP, path, hostHeader(d.Hosts)
 	case d.Check == "" && v.health != "":
 		c.Kind = service.CheckDocker
-	case d.Check == "":
-		c.Kind = service.CheckTCP
 	case c.Kind == service.CheckDocker && v.health == "":
 		return nil, fmt.Errorf("container %s has no HEALTHCHECK, which the label sidekick.check=docker relies on: give its image one, or use tcp or http:/path", v.name)
 	}
-	errs := []error{
-		duration(d.Options, "check.interval", &c.Interval), duration(d.Options, "check.timeout", &c.Timeout),
-		count(d.Options, "check.rise", &c.Rise), count(d.Options, "check.fall", &c.Fall),
-	}
-	return c, errors.Join(errs...)
-}
-
-// hostHeader is the first of the hosts that can be asked for.
-func hostHeader(hosts []string) string {
-	for _, h := range hosts {
-		if !strings.HasPrefix(h, "*") {
-			return h
-		}
-	}
-	return ""
-}
-
-func duration(options map[string]string, name string, into *time.Duration) error {
-	text, ok := options[name]
-	if !ok {
-		return nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
-		return fmt.Errorf("label sidekick.%s: %.40q is no duration such as 5s", name, text)
-	}
-	*into = d
-	return nil
-}
-
-func count(options map[string]string, name string, into *int) error {
-	text, ok := options[name]
-	if !ok {
-		return nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		return fmt.Errorf("label sidekick.%s: %.40q is no number of 1 or more", name, text)
-	}
-	*into = n
-	return nil
+	return c, nil
 }
 
 // rejection reports a service of a container that is left out.

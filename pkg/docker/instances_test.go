@@ -275,7 +275,7 @@ func TestInstanceIsComplete(t *testing.T) {
 		Started: got.Started,
 		Check: &service.Check{
 			Kind: service.CheckDocker, Target: netip.MustParseAddrPort("172.17.0.5:8080"), Health: "healthy",
-			Interval: checkInterval, Timeout: checkTimeout, Rise: 1, Fall: 3,
+			Interval: service.DefaultCheckInterval, Timeout: service.DefaultCheckTimeout, Rise: 1, Fall: 3,
 		},
 	}
 	if diff := cmp.Diff(want, got, byValue()); diff != "" {

@@ -106,6 +106,7 @@ const (
 	RejectedLabel     = "label"     // labels that break a rule
 	RejectedAddress   = "address"   // a container that cannot be reached as its labels ask
 	RejectedContainer = "container" // a container that the engine tells nothing about
+	RejectedFile      = "file"      // a services file, or an entry of one, that breaks a rule
 	HeldByCheck       = "check"     // not rejected for good: its check has not succeeded yet
 )
 

@@ -87,6 +87,9 @@ func newDefinition(key string) *Definition {
 	}
 }
 
+// NewDefinition returns the definition of a service of which nothing is said yet.
+func NewDefinition() Definition { return *newDefinition("") }
+
 // label takes one label in; name is what follows "sidekick.".
 func (p *labelParser) label(name, text string) {
 	p.any = true
@@ -139,6 +142,22 @@ func (d *Definition) set(full, name, text string) {
 	case err != nil:
 		d.complain(labelError(full, text, err))
 	}
+}
+
+// UnknownError says that no label has a name, and which one may be meant.
+type UnknownError struct{ Closest string }
+
+// Error proposes the name that is meant.
+func (e UnknownError) Error() string { return "is unknown: did you mean " + e.Closest + "?" }
+
+// Set gives the definition what is said of the service under a label's name, without "sidekick.". The
+// error is an [UnknownError], or says what the text should be; then nothing has changed.
+func (d *Definition) Set(name, text string) error {
+	known, err := d.put(name, text)
+	if !known {
+		return UnknownError{closestLabel(name)}
+	}
+	return err
 }
 
 // put gives the definition what the label of that name says, if it is known and its text is valid.
