@@ -18,6 +18,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/internal/statedir"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/declared"
 	"github.com/sidekick-proxy/sidekick/pkg/docker"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/register"
@@ -165,7 +166,7 @@ func (a *agent) announce() {
 	}).Info("sidekick starts")
 }
 
-// register runs the first pipe, from this host's containers to the registry. It returns after stop
+// register runs the first pipe, from this host's containers and services files to the registry. It returns after stop
 // is cancelled and the registrations were left in good order; life must outlast it.
 func (a *agent) register(stop, life context.Context, group *errgroup.Group) error {
 	publish := make(chan register.Set)
@@ -180,6 +181,9 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 	if a.docker != off {
 		parts = append(parts, a.watchContainers(life, group))
 	}
+	if a.servicesDir != "" {
+		parts = append(parts, a.watchServices(life, group))
+	}
 	group.Go(func() error { return register.Join(life, publish, parts...) })
 	// Whatever ends the agent's life also ends the publisher.
 	stop, cancel := context.WithCancel(stop)
@@ -193,16 +197,31 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 
 // watchContainers runs the stages from Docker through the gate.
 func (a *agent) watchContainers(life context.Context, group *errgroup.Group) register.Part {
-	candidates, passed := make(chan []service.Instance), make(chan []service.Instance)
 	source := &docker.Source{
 		Host: a.docker, Node: a.node, Zone: a.zone, Advertise: a.address, ExposeAll: a.expose == "all",
 		Conventions: a.conventionsOn(),
 		Log:         a.stageLog(admin.StageDocker), Report: a.state.Report(admin.StageDocker), Rejected: a.state.SetRejected("docker"),
 	}
-	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate"), Memory: a.dir.Path("published.json")}
+	return a.gate(life, group, service.FromContainer, source, a.dir.Path("published.json"))
+}
+
+// watchServices runs the stages from the services files through the gate.
+func (a *agent) watchServices(life context.Context, group *errgroup.Group) register.Part {
+	source := &declared.Source{
+		Dir: a.servicesDir, Host: declared.Host{Node: a.node, Zone: a.zone}, Memory: a.dir.Path("declared.json"),
+		Log: a.stageLog(admin.StageRegister), Rejected: a.state.SetRejected("files"),
+	}
+	return a.gate(life, group, service.FromFile, source, a.dir.Path("published-files.json"))
+}
+
+// gate runs a source and the gate behind it. Each source has one of its own, so that the first set of
+// one does not wait for another.
+func (a *agent) gate(life context.Context, group *errgroup.Group, origin service.Origin, source register.Source, memory string) register.Part {
+	candidates, passed := make(chan []service.Instance), make(chan []service.Instance)
+	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate of " + string(origin)), Memory: memory}
 	group.Go(func() error { return source.Run(life, candidates) })
 	group.Go(func() error { return gate.Run(life, candidates, passed) })
-	return register.Part{Origin: service.FromContainer, In: passed}
+	return register.Part{Origin: origin, In: passed}
 }
 
 // serve runs the second pipe, from the registry to HAProxy.

@@ -52,6 +52,7 @@ type settings struct {
 	nodeGiven             bool // node is not derived from the host's name
 
 	docker, expose, conventions string
+	servicesDir                 string
 
 	template string
 	set      map[string]string
@@ -90,6 +91,7 @@ func newSettings() *settings {
 	f.StringVar(&s.docker, "docker", "", "engine, as in DOCKER_HOST, whose default this is; \"off\" registers no containers")
 	f.StringVar(&s.expose, "expose", "labelled", "which containers are registered: \"labelled\" or \"all\"")
 	f.StringVar(&s.conventions, "conventions", convention.Sidekick, "`LIST` of whose labels and variables register containers: "+strings.Join(convention.Names(), ", ")+"; earlier ones count first")
+	f.StringVar(&s.servicesDir, "services-dir", "", "`directory` of YAML files with instances that are no containers; a change is taken up at once")
 
 	f.StringVar(&s.template, "template", "", "`file` of the HAProxy template (default: the built-in one); a change is taken up at once")
 	f.StringToStringVar(&s.set, "set", nil, "`KEY=VALUE` for the template; may be repeated")
