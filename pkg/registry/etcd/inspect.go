@@ -74,14 +74,7 @@ func (s *session) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	differ, known := s.compare(turn, got)
-	switch {
-	case !known:
-		return errBusy
-	case differ:
-		return ErrUndone
-	}
-	return nil
+	return s.verdict(turn, got)
 }
 
 // holds tells by the node's key whether this session owns the node.

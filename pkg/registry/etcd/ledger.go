@@ -3,6 +3,8 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -72,6 +74,25 @@ func (l *ledger) heard(h *pb.ResponseHeader, asked int64) error {
 		return fmt.Errorf("%w: %w", ErrUndone, errCluster)
 	case h.GetRevision() < asked:
 		return fmt.Errorf("%w: %w", ErrUndone, errOlder)
+	}
+	return nil
+}
+
+// written lists the keys that are known, in a fixed order.
+func (l *ledger) written() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.keys))
+}
+
+// verdict says of the keys that were read since that turn whether they are as they were written.
+func (l *ledger) verdict(turn uint64, got map[string]stored) error {
+	differ, known := l.compare(turn, got)
+	switch {
+	case !known:
+		return errBusy
+	case differ:
+		return ErrUndone
 	}
 	return nil
 }
