@@ -90,6 +90,9 @@ func (s *State) counts() (states, rejected map[string]int) {
 			states[stateStarting]++
 			continue
 		}
+		if r.Kind == service.UnhealthyByCheck {
+			continue // the catalog has it
+		}
 		rejected[r.Kind]++
 	}
 	if catalog == nil {

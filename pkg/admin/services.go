@@ -103,6 +103,9 @@ func addRejected(list []Service, r service.Rejection) []Service {
 	if r.Kind == service.HeldByCheck {
 		state = stateStarting
 	}
+	if r.Kind == service.UnhealthyByCheck {
+		return explainUnhealthy(list, r)
+	}
 	instance := Instance{ID: cmp.Or(r.ID, r.Name), Node: r.Node, State: state, Why: r.Reason}
 	for at := range list {
 		if list[at].Name == name {
@@ -111,6 +114,20 @@ func addRejected(list []Service, r service.Rejection) []Service {
 		}
 	}
 	return append(list, Service{Name: name, Hosts: []string{}, Instances: []Instance{instance}})
+}
+
+// explainUnhealthy says of an instance of this host why it is unhealthy, which the registry does not.
+// One that is not in the catalog yet, or is not unhealthy there any more, is left as it is.
+func explainUnhealthy(list []Service, r service.Rejection) []Service {
+	for at := range list {
+		for n := range list[at].Instances {
+			i := &list[at].Instances[n]
+			if i.ID == r.ID && i.Node == r.Node && i.State == string(service.Unhealthy) {
+				i.Why = r.Reason
+			}
+		}
+	}
+	return list
 }
 
 func orEmpty(list []string) []string {

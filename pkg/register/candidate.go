@@ -2,6 +2,7 @@ package register
 
 import (
 	"context"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -15,6 +16,7 @@ type candidate struct {
 	generation uint64 // tells verdicts of its checks from those of earlier ones under its id
 	stop       context.CancelFunc
 	last       *verdict // of its checks; nil before the first
+	damper     *damper  // of its id
 	published  bool
 	drained    bool          // this run was told to stop, once and for all
 	state      service.State // as last logged
@@ -73,9 +75,9 @@ func sameCheck(a, b *service.Check) bool {
 
 func unchecked(c *service.Check) bool { return c == nil || c.Kind == service.CheckNone }
 
-// decide says in which state the candidate is let through, or why it is held back, or neither if
-// it is of no interest any more.
-func (c *candidate) decide() (service.State, string) {
+// decide says in which state the candidate is let through, and why it is not ready or is held back;
+// neither if it is of no interest any more.
+func (c *candidate) decide(now time.Time) (service.State, string) {
 	draining := c.instance.State == service.Draining
 	c.drained = c.drained || draining && !c.instance.Started.IsZero()
 	if c.drained || draining {
@@ -85,6 +87,10 @@ func (c *candidate) decide() (service.State, string) {
 		return "", ""
 	}
 	reason := c.fault()
+	c.damper.observe(reason == "", now)
+	if c.damped(now) {
+		reason = c.damper.reason()
+	}
 	switch {
 	case reason == "":
 		c.published = true
@@ -93,6 +99,11 @@ func (c *candidate) decide() (service.State, string) {
 		return service.Unhealthy, reason
 	}
 	return "", reason
+}
+
+// damped tells whether the candidate passes, but has turned too often to be let through yet.
+func (c *candidate) damped(now time.Time) bool {
+	return c.damper.passing && now.Before(c.damper.until())
 }
 
 // fault says why the candidate may not get requests, or "".

@@ -17,12 +17,6 @@ const (
 	overdue = 5 * time.Second        // after which people should be told
 )
 
-// The options of a check that leaves them open.
-const (
-	defaultInterval = 5 * time.Second
-	defaultTimeout  = 2 * time.Second
-)
-
 // The bounds of what a container may ask and answer.
 const (
 	longestTimeout = time.Minute
@@ -74,6 +68,7 @@ func (c *checker) watch(ctx context.Context, t *task, tell func(verdict) bool) {
 	begin := time.Now()
 	check := &t.check
 	h := history{last: t.known, passed: t.known != nil}
+	spread := false
 	for {
 		err := c.once(ctx, own, check)
 		if ctx.Err() != nil {
@@ -87,7 +82,12 @@ func (c *checker) watch(ctx context.Context, t *task, tell func(verdict) bool) {
 		if h.turn(check, v) && !tell(v) {
 			return
 		}
-		if !wait(ctx, pace(check, h.passed, time.Since(begin))) {
+		pause := pace(check, h.passed, time.Since(begin))
+		if v.up && !spread {
+			// What is let through together, as after a restart of the agent, is not checked together.
+			pause, spread = rand.N(pause), true //nolint:gosec // no secret
+		}
+		if !wait(ctx, pause) {
 			return
 		}
 	}
@@ -130,7 +130,7 @@ func pace(check *service.Check, passed bool, tried time.Duration) time.Duration 
 	if !passed {
 		return min(max(tried/10, soonest), latest)
 	}
-	interval := orDefault(check.Interval, defaultInterval)
+	interval := orDefault(check.Interval, service.DefaultCheckInterval)
 	// Spread, so that what started together is not checked together for ever.
 	return time.Duration(float64(interval) * (0.9 + 0.2*rand.Float64())) //nolint:gosec // no secret
 }
@@ -153,7 +153,7 @@ func (c *checker) once(ctx context.Context, own *lane, check *service.Check) err
 		return err
 	}
 	defer exit()
-	ctx, cancel := context.WithTimeout(ctx, min(orDefault(check.Timeout, defaultTimeout), longestTimeout))
+	ctx, cancel := context.WithTimeout(ctx, min(orDefault(check.Timeout, service.DefaultCheckTimeout), longestTimeout))
 	defer cancel()
 	if check.Kind == service.CheckHTTP {
 		return c.get(ctx, check)

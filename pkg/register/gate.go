@@ -17,8 +17,8 @@ const firstWait = 2 * time.Second
 // Gate lets an instance through when it answers. It stands between a Source and a Publisher.
 type Gate struct {
 	Log logrus.FieldLogger
-	// Held is given the complete set of what is not let through yet, with the reasons, when it
-	// changes. It is called from Run's goroutine and may be nil.
+	// Held is given the complete set of what is not let through yet, or was and is unhealthy, with
+	// the reasons, when it changes. It is called from Run's goroutine and may be nil.
 	Held func([]service.Rejection)
 	// Dial makes the connections of checks; a net.Dialer if nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -31,7 +31,8 @@ type Gate struct {
 // Run takes complete sets of candidates, and sends complete sets of those that answer, after each
 // change, until ctx is cancelled; a reader that is slow gets the newest. An instance is let through
 // by its first successful check; later it may turn unhealthy, but leaves only when its Source lets
-// it go. The first set waits for the first verdict on every candidate that is not in Memory, 2 s at
+// it go. One that turns again and again, or whose container is started again and again, has to pass
+// for longer each time. The first set waits for the first verdict on every candidate that is not in Memory, 2 s at
 // most, so that the restart of an agent does not take away what went on running.
 func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<- []service.Instance) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -41,17 +42,22 @@ func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<-
 	notes := newNotebook(g.Memory, g.Log)
 	h := &hall{
 		Gate: g, wg: &wg, verdicts: make(chan verdict), check: newChecker(g.Dial),
-		candidates: map[string]*candidate{}, notes: notes, recalled: notes.read(), began: time.Now(),
+		candidates: map[string]*candidate{}, dampers: map[string]*damper{}, notes: notes, recalled: notes.read(), began: time.Now(),
 	}
 	wg.Go(func() { notes.run(ctx) })
 	first := time.NewTimer(firstWait)
 	defer first.Stop()
 	first.Stop() // until there is a first set
+	due := time.NewTimer(firstWait)
+	defer due.Stop()
 	var ready chan<- []service.Instance
 	var next []service.Instance
 	for {
 		if set, ok := h.next(); ok {
 			next, ready = set, out
+		}
+		if due.Stop(); !h.due.IsZero() {
+			due.Reset(time.Until(h.due))
 		}
 		select {
 		case set := <-in:
@@ -62,6 +68,7 @@ func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<-
 			h.judge(v)
 		case <-first.C:
 			h.open = true
+		case <-due.C:
 		case ready <- next:
 			ready = nil
 		case <-ctx.Done():

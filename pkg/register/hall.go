@@ -24,6 +24,8 @@ type hall struct {
 	check      *checker
 	verdicts   chan verdict
 	candidates map[string]*candidate // by id
+	dampers    map[string]*damper    // by id, also of what is gone just now
+	due        time.Time             // when one that is damped may be let through; zero if none is
 	order      []string              // ids as the Source sorted them
 	known      bool                  // whether there was a set at all
 	open       bool                  // whether the first set need not wait any longer
@@ -50,6 +52,9 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 			h.admit(ctx, i, false)
 		case !sameRun(&c.instance, &i):
 			c.stop()
+			if !c.instance.Started.Equal(i.Started) {
+				c.damper.observe(false, time.Now())
+			}
 			h.admit(ctx, i, c.drained && c.instance.Started.Equal(i.Started))
 		case !sameCheck(c.instance.Check, i.Check):
 			c.instance = i
@@ -62,6 +67,7 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 	for id, c := range h.candidates {
 		if !present[id] {
 			c.stop()
+			c.damper.observe(false, time.Now())
 			delete(h.candidates, id)
 		}
 	}
@@ -72,7 +78,10 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 
 // admit takes a new candidate in and begins to check it.
 func (h *hall) admit(ctx context.Context, i service.Instance, drained bool) {
-	c := &candidate{instance: i, drained: drained}
+	if h.dampers[i.ID] == nil {
+		h.dampers[i.ID] = &damper{}
+	}
+	c := &candidate{instance: i, drained: drained, damper: h.dampers[i.ID]}
 	if n, ok := h.recalled[i.ID]; ok && n.Started.Equal(i.Started) {
 		c.recall(n.State)
 	}
@@ -121,20 +130,26 @@ func (h *hall) next() ([]service.Instance, bool) {
 		return nil, false
 	}
 	set, held, waiting := []service.Instance{}, []service.Rejection{}, false
+	now := time.Now()
+	h.due = time.Time{}
 	for _, id := range h.order {
 		c := h.candidates[id]
-		state, reason := c.decide()
-		switch {
-		case state != "":
+		state, reason := c.decide(now)
+		if state != "" {
 			i := c.instance
 			i.State = state
 			set = append(set, i)
-		case reason != "":
-			held = append(held, rejected(&c.instance, reason))
+		}
+		if reason != "" {
+			held = append(held, rejected(&c.instance, state, reason))
+		}
+		if until := c.damper.until(); c.damped(now) && (h.due.IsZero() || until.Before(h.due)) {
+			h.due = until
 		}
 		waiting = waiting || c.undecided()
 		h.log(c, state, reason)
 	}
+	h.forget(now)
 	h.tell(held)
 	h.open = h.open || !waiting
 	if !h.open || h.sent != nil && reflect.DeepEqual(set, h.sent) {
@@ -143,6 +158,15 @@ func (h *hall) next() ([]service.Instance, bool) {
 	h.sent = set
 	h.remember(set)
 	return set, true
+}
+
+// forget gives up what is known of the turns of ids that are gone and have long been quiet.
+func (h *hall) forget(now time.Time) {
+	for id, d := range h.dampers {
+		if d.decay(now); d.idle() && h.candidates[id] == nil {
+			delete(h.dampers, id)
+		}
+	}
 }
 
 // remember notes what is let through. What an earlier process has noted stays for a while although
@@ -172,10 +196,15 @@ func (h *hall) tell(held []service.Rejection) {
 	}
 }
 
-func rejected(i *service.Instance, reason string) service.Rejection {
-	return service.Rejection{
+// rejected says of an instance why it is held back, or why it is not ready although it was let through.
+func rejected(i *service.Instance, state service.State, reason string) service.Rejection {
+	r := service.Rejection{
 		Kind: service.HeldByCheck, Service: i.Service, Node: i.Node, ID: i.ID, Name: i.Name, Reason: plain("not let through: " + reason),
 	}
+	if state != "" {
+		r.Kind, r.Reason = service.UnhealthyByCheck, plain(reason)
+	}
+	return r
 }
 
 // log writes down the turns in a candidate's life, each once.
@@ -184,6 +213,10 @@ func (h *hall) log(c *candidate, state service.State, reason string) {
 	if state == "" && reason != "" && !c.warned && (c.last != nil && c.last.overdue || c.waitsForDocker()) {
 		c.warned = true
 		h.Log.WithFields(fields).WithField("reason", reason).Info("instance is held back")
+	}
+	if d := c.damper; d.passing && reason != "" && !d.told {
+		d.told = true
+		h.Log.WithFields(fields).WithField("reason", reason).Warn("instance turns again and again")
 	}
 	if state == "" || state == c.state {
 		return

@@ -108,6 +108,7 @@ const (
 	RejectedContainer = "container" // a container that the engine tells nothing about
 	RejectedFile      = "file"      // a services file, or an entry of one, that breaks a rule
 	HeldByCheck       = "check"     // not rejected for good: its check has not succeeded yet
+	UnhealthyByCheck  = "unhealthy" // not rejected: it is in the registry, and this is why it is unhealthy there
 )
 
 // Rejection names something that is left out, and why. It is what people read when they ask why a
