@@ -41,7 +41,7 @@ type checker struct {
 
 func newChecker(dial func(ctx context.Context, network, address string) (net.Conn, error)) *checker {
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = (&net.Dialer{KeepAlive: -1}).DialContext // no connection lives long enough for that
 	}
 	return &checker{
 		dial: dial, lanes: newLanes(),

@@ -66,6 +66,7 @@ func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<-
 			}
 		case v := <-h.verdicts:
 			h.judge(v)
+			h.judgeWaiting()
 		case <-first.C:
 			h.open = true
 		case <-due.C:

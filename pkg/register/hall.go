@@ -124,6 +124,19 @@ func (h *hall) judge(v verdict) {
 	}
 }
 
+// judgeWaiting takes the verdicts that wait to be taken, so that many that come together, as at the
+// start, cost one look at all candidates.
+func (h *hall) judgeWaiting() {
+	for {
+		select {
+		case v := <-h.verdicts:
+			h.judge(v)
+		default:
+			return
+		}
+	}
+}
+
 // next returns the set to be sent, if it differs from the last and may be sent already.
 func (h *hall) next() ([]service.Instance, bool) {
 	if !h.known {
@@ -209,25 +222,33 @@ func rejected(i *service.Instance, state service.State, reason string) service.R
 
 // log writes down the turns in a candidate's life, each once.
 func (h *hall) log(c *candidate, state service.State, reason string) {
-	fields := logrus.Fields{"service": c.instance.Service, "instance": c.instance.ID, "container": c.instance.Name}
 	if state == "" && reason != "" && !c.warned && (c.last != nil && c.last.overdue || c.waitsForDocker()) {
 		c.warned = true
-		h.Log.WithFields(fields).WithField("reason", reason).Info("instance is held back")
+		h.entry(c, reason).Info("instance is held back")
 	}
 	if d := c.damper; d.passing && reason != "" && !d.told {
 		d.told = true
-		h.Log.WithFields(fields).WithField("reason", reason).Warn("instance turns again and again")
+		h.entry(c, reason).Warn("instance turns again and again")
 	}
 	if state == "" || state == c.state {
 		return
 	}
 	c.state = state
-	switch entry := h.Log.WithFields(fields); state {
+	switch state {
 	case service.Unhealthy:
-		entry.WithField("reason", reason).Warn("instance is unhealthy")
+		h.entry(c, reason).Warn("instance is unhealthy")
 	case service.Draining:
-		entry.Info("instance is draining")
+		h.entry(c, reason).Info("instance is draining")
 	default:
-		entry.Info("instance is let through")
+		h.entry(c, reason).Info("instance is let through")
 	}
+}
+
+// entry begins a line about a candidate.
+func (h *hall) entry(c *candidate, reason string) logrus.FieldLogger {
+	e := h.Log.WithFields(logrus.Fields{"service": c.instance.Service, "instance": c.instance.ID, "container": c.instance.Name})
+	if reason != "" {
+		e = e.WithField("reason", reason)
+	}
+	return e
 }
