@@ -45,6 +45,9 @@ func run() int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintln(os.Stderr, "sidekick:", line)
 	}
+	if exit := (exitError{}); errors.As(err, &exit) {
+		return exit.code
+	}
 	switch {
 	case errors.As(err, &usageError{}):
 		return exitUsage
@@ -69,7 +72,7 @@ func newCommand() *cobra.Command {
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), servicesCommand(), renderCommand(), statusCommand(), validateCommand(), versionCommand())
+	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), servicesCommand(), renderCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
 	return root
 }
 
