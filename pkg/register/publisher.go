@@ -71,6 +71,7 @@ type publishing struct {
 	written bool // whether want was written in this session
 	session Session
 	failing bool
+	told    bool      // people know why it fails
 	lost    time.Time // when the last session was
 
 	results chan result
@@ -157,7 +158,7 @@ func (l *publishing) took(r result) {
 	l.pause.Reset()
 	l.report(nil)
 	if l.failing {
-		l.failing = false
+		l.failing, l.told = false, false
 		l.Log.Info("registry is in step again")
 	}
 }
@@ -169,8 +170,9 @@ func (l *publishing) fail(r result) {
 	}
 	err := fmt.Errorf("%s: %w", verb, r.err)
 	l.report(err)
-	if !l.failing {
-		l.failing = true
+	l.failing = true
+	if !l.told {
+		l.told = true
 		l.Log.WithError(err).Warn("registry cannot be written; trying again")
 	}
 	l.waiting = true
@@ -191,7 +193,7 @@ func (l *publishing) lose(work context.Context) {
 	defer cancel()
 	_ = l.session.Close(ctx) // nothing of it is left to be kept
 	l.session, l.written = nil, false
-	l.failing = true // so that the return is logged
+	l.failing, l.told = true, false // so that the return is logged, and why it takes long if it does
 	l.waiting = time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry)
 	l.lost = time.Now()
 	l.retry.Stop()
