@@ -89,6 +89,12 @@ func TestDeps(t *testing.T) {
 			inTests: []string{"e2e"},
 		},
 		{
+			why:     "YAML is what people write: settings, services files, compose files",
+			what:    []string{"github.com/goccy/go-yaml"},
+			only:    []string{"pkg/declared", "internal/compose", "cmd"},
+			inTests: []string{"deploy"},
+		},
+		{
 			why:     "the etcd server is known to one package",
 			what:    []string{"go.etcd.io/etcd/server"},
 			only:    []string{"pkg/registry/embedded"},

@@ -152,9 +152,7 @@ func TestEqualCatalogsCostNothing(t *testing.T) {
 // last a value that no reader can take.
 func (w *world) touchAll() {
 	w.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{w.at(2379)}, DialTimeout: 10 * time.Second})
-	w.check(err)
-	defer client.Close()
+	client := w.registryClient()
 	ctx, cancel := context.WithTimeout(w.ctx, 30*time.Second)
 	defer cancel()
 	for range 5 {
@@ -168,7 +166,7 @@ func (w *world) touchAll() {
 			w.check(err)
 		}
 	}
-	_, err = client.Put(ctx, "/sidekick/v1/instances/there/broken", `{"service":"shop"}`)
+	_, err := client.Put(ctx, "/sidekick/v1/instances/there/broken", `{"service":"shop"}`)
 	w.check(err)
 }
 

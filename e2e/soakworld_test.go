@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,20 +60,10 @@ func newSoak(t *testing.T, bin string, external bool) *soak {
 	w.check(os.MkdirAll(filepath.Dir(w.config()), 0o755))
 	s.points = newKillPoints(s)
 	for port := firstEndpoint; port < firstEndpoint+endpoints; port++ {
-		s.listens(port)
+		s.listens(port, "")
 	}
-	s.listens(takenPort)
+	s.listens(takenPort, "")
 	return s
-}
-
-// listens answers every request at a port until the test ends.
-func (s *soak) listens(port int) {
-	s.Helper()
-	listener, err := net.Listen("tcp", s.at(port))
-	s.check(err)
-	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
-	go server.Serve(listener)
-	s.Cleanup(func() { server.Close() })
 }
 
 // startAll starts what a host has, with an empty catalog.
@@ -83,10 +71,7 @@ func (s *soak) startAll() {
 	s.Helper()
 	s.check(os.WriteFile(s.path("template"), []byte(templates.HAProxy), 0o600))
 	s.startEtcd()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.at(2379)}, DialTimeout: patience})
-	s.check(err)
-	s.client = client
-	s.Cleanup(func() { client.Close() })
+	s.client = s.registryClient()
 	if s.external {
 		s.keeper = &keeper{world: s.world, bin: s.bin, quit: make(chan struct{}), ended: make(chan struct{})}
 		go s.keeper.run()

@@ -41,9 +41,7 @@ func onSites(t *testing.T, test func(s *site)) {
 		w := emptyWorld(t.T)
 		w.bin, w.host = t.Bin, "192.0.2.1" // nobody's, for nothing of this host is registered
 		w.startEtcd()
-		client, err := clientv3.New(clientv3.Config{Endpoints: []string{w.at(2379)}, DialTimeout: patience})
-		w.check(err)
-		t.Cleanup(func() { client.Close() })
+		client := w.registryClient()
 		w.until("etcd answers", func() error {
 			_, err := client.Get(w.ctx, "/")
 			return err

@@ -2,6 +2,7 @@ package declared
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -144,4 +145,23 @@ func FuzzDeclarations(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestExamples: the example files say what they are meant to.
+func TestExamples(t *testing.T) {
+	want := map[string]string{
+		"databases.yaml": "orders-db 10.0.0.7:5432 tcp tags [postgres primary] options map[check.interval:2s]" +
+			" | orders-db 10.0.0.8:5432 tcp meta map[team:orders] options map[backup:true]",
+		"legacy.yml": "legacy 127.0.0.1:8080 http scope node hosts [legacy.example.com old.example.com]" +
+			" check http of legacy.example.com every 5s options map[check:http:/health timeout.server:5m]",
+	}
+	for name, want := range want {
+		text, err := os.ReadFile("../../examples/services/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := printed(string(text)); got != want {
+			t.Errorf("%s: (-got +want)\n%s", name, cmp.Diff(got, want))
+		}
+	}
 }
