@@ -84,7 +84,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 func (s *State) counts() (states, rejected map[string]int) {
 	catalog, _, local := s.view()
 	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0}
-	rejected = map[string]int{"label": 0, "value": 0, "key": 0}
+	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0}
 	for _, r := range local {
 		if r.Kind == service.HeldByCheck {
 			states[stateStarting]++

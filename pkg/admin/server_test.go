@@ -119,6 +119,32 @@ func TestServerDownIsNotRouted(t *testing.T) {
 	}
 }
 
+// What this host knows of its own unhealthy instances, which the registry does not, is shown with them
+// and not as one more; what is not unhealthy is left as it is.
+func TestUnhealthyIsExplained(t *testing.T) {
+	catalog, err := service.ParseFile([]byte(`{"revision":1,"items":{
+		"/sidekick/v1/instances/host1/c1.web.80":{"service":"web","address":"192.0.2.5","port":80,"state":"unhealthy"},
+		"/sidekick/v1/instances/host1/c2.web.80":{"service":"web","address":"192.0.2.5","port":81},
+		"/sidekick/v1/instances/host2/c1.web.80":{"service":"web","address":"192.0.2.6","port":80,"state":"unhealthy"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil)
+	var local []service.Rejection
+	for _, id := range []string{"c1.web.80", "c2.web.80", "c3.web.80"} {
+		local = append(local, service.Rejection{Kind: service.UnhealthyByCheck, Service: "web", Node: "host1", ID: id, Reason: "it turned too often"})
+	}
+	var got []string
+	for _, i := range Services(catalog, model, local, nil, clock())[0].Instances {
+		if i.Why == "it turned too often" {
+			got = append(got, i.Node+"/"+i.ID)
+		}
+	}
+	if diff := cmp.Diff(got, []string{"host1/c1.web.80"}); diff != "" {
+		t.Errorf("explained (-got +want):\n%s", diff)
+	}
+}
+
 func TestEmptyListIsAList(t *testing.T) {
 	if _, body := get(t, testState(t), "/api/v1/services"); strings.TrimSpace(body) != "[]" {
 		t.Errorf("services without a catalog = %s, want []", body)
@@ -237,7 +263,7 @@ func TestMetrics(t *testing.T) {
 	s.SetCatalog(testCatalog(t), true, time.Time{})
 	s.Report(StageWatch)(nil)
 	s.Report(StageRender)(errors.New("broken"))
-	s.SetRejected("docker")([]service.Rejection{{Kind: "label"}, {Kind: service.HeldByCheck}})
+	s.SetRejected("docker")([]service.Rejection{{Kind: "label"}, {Kind: service.HeldByCheck}, {Kind: service.UnhealthyByCheck}})
 	if got := s.Status().Catalog.Rejected; got != 2 {
 		t.Errorf("rejected: got %d in the status, want 2, without what only waits for its check", got)
 	}
@@ -259,6 +285,7 @@ func TestMetrics(t *testing.T) {
 		`sidekick_instances{state="starting"} 1`,
 		`sidekick_rejected{kind="label"} 1`,
 		`sidekick_rejected{kind="value"} 1`,
+		`sidekick_rejected{kind="file"} 0`,
 		`sidekick_services 1`,
 		`sidekick_in_step 0`,
 	} {

@@ -432,3 +432,87 @@ func TestGateFirstSetDoesNotWaitForEver(t *testing.T) {
 		g.wantHeld(t, "b: not let through: its first check is under way")
 	})
 }
+
+// What is an answer of an HTTP check: any of 2xx and 3xx, to a GET with the service's own host, and
+// nothing else.
+func TestGateHTTPStatus(t *testing.T) {
+	for status, want := range map[int]string{
+		200: "[a:ready]", 204: "[a:ready]", 299: "[a:ready]", 301: "[a:ready]", 304: "[a:ready]", 399: "[a:ready]",
+		400: "[]", 401: "[]", 404: "[]", 500: "[]", 503: "[]", 999: "[]",
+	} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := openGate(t)
+				g.net.set(a80, true)
+				g.net.status = status
+				g.in <- []service.Instance{with("a", 80, service.CheckHTTP, func(i *service.Instance) { i.Check.HTTPPath = "/" })}
+				g.want(t, want)
+				g.net.mu.Lock()
+				defer g.net.mu.Unlock()
+				if got := g.net.asked[0]; got != a80+"/" { // no host is given, so it is the address
+					t.Errorf("asked for %q, want %q", got, a80+"/")
+				}
+			})
+		})
+	}
+}
+
+// How many outcomes in a row turn a verdict: the first success at once, later what rise and fall say.
+func TestHistory(t *testing.T) {
+	tests := []struct {
+		rise, fall int
+		known      *verdict
+		outcomes   string // + and -
+		want       string // the verdict after each
+	}{
+		{1, 1, nil, "--+-+", "--+-+"},
+		{1, 3, nil, "--+--+---+", "--++++++-+"},
+		{3, 1, nil, "+-++-+++", "+------+"},
+		{2, 2, nil, "-+-+--+++", "-+++" + "+-" + "-++"},
+		{0, 0, nil, "+-+", "+-+"}, // as little as can be
+		{2, 2, &verdict{up: true}, "-+--", "+++-"},
+		{2, 2, &verdict{}, "+-++", "---+"},
+	}
+	for _, tt := range tests {
+		h := history{last: tt.known, passed: tt.known != nil}
+		got := ""
+		for _, o := range tt.outcomes {
+			h.turn(&service.Check{Rise: tt.rise, Fall: tt.fall}, verdict{up: o == '+'})
+			got += map[bool]string{true: "+", false: "-"}[h.last.up]
+		}
+		if got != tt.want {
+			t.Errorf("rise %d, fall %d, known %v, outcomes %s: got %s, want %s", tt.rise, tt.fall, tt.known, tt.outcomes, got, tt.want)
+		}
+	}
+}
+
+// After a restart of the agent the instances are checked at once, and from then on spread over the
+// interval.
+func TestGateSpreadsChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := openGate(t)
+		var set []service.Instance
+		const many = 1000
+		for k := range many {
+			g.net.set(fmt.Sprintf("10.0.0.1:%d", 1000+k), true)
+			set = append(set, with(fmt.Sprintf("i%04d", k), uint16(1000+k), service.CheckTCP, func(i *service.Instance) { i.Container = i.ID }))
+		}
+		g.in <- set
+		synctest.Wait()
+		begin := time.Now()
+		time.Sleep(5 * time.Second)
+		g.net.mu.Lock()
+		defer g.net.mu.Unlock()
+		perTenth := map[int]int{}
+		for _, times := range g.net.dials {
+			for _, at := range times[1:] {
+				perTenth[int(at.Sub(begin)/(500*time.Millisecond))]++
+			}
+		}
+		for tenth := range 10 {
+			if n := perTenth[tenth]; n < many/10/3 || n > many/10*3 {
+				t.Errorf("%d checks in the %d. tenth of the first interval, want about %d", n, tenth+1, many/10)
+			}
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -259,6 +260,37 @@ func TestPublisherPausesAreBounded(t *testing.T) {
 
 // A clean exit goes on publishing for a while: the containers of a host that goes down are told of
 // as draining.
+// TestPublisherSaysWhyItWaits: after a session was lost, the reason why there is no other is told as
+// well, once: an agent whose node another one has taken does not wait in silence (P9).
+func TestPublisherSaysWhyItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{openErrs: 3}
+		p := &Publisher{Registry: m}
+		log := &strings.Builder{}
+		in, end := publish(t, p)
+		p.Log.(*logrus.Logger).SetOutput(log)
+		in <- Set{Instances: instances("a")}
+		time.Sleep(time.Minute)
+		m.do(func() { m.openErrs = 3; close(m.sessions[0].done) })
+		time.Sleep(time.Minute)
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			_, message, _ := strings.Cut(line, "msg=")
+			got = append(got, strings.Trim(strings.Split(message, "\" ")[0], "\"\n"))
+		}
+		want := []string{
+			"registry cannot be written; trying again", "registry is in step again",
+			"registry session lost; opening a new one", "registry cannot be written; trying again", "registry is in step again",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got the log %q, want %q", got, want)
+		}
+	})
+}
+
 func TestPublisherLingers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{}
