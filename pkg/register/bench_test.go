@@ -50,7 +50,7 @@ func accept(l net.Listener) {
 func benchmarkChecks(b *testing.B, kind service.CheckKind, at net.Addr) {
 	b.Helper()
 	const many = 1000
-	before, goroutines := heap(), runtime.NumGoroutine()
+	before, goroutines := held(), runtime.NumGoroutine()
 	var set []service.Instance
 	for n := range many {
 		i := with(fmt.Sprintf("i%04d", n), 1, kind)
@@ -73,7 +73,7 @@ func benchmarkChecks(b *testing.B, kind service.CheckKind, at net.Addr) {
 	}
 	b.ReportMetric(float64((processorTime()-used).Microseconds())/1000/float64(b.N), "ms-cpu/s")
 	b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/many, "goroutines/instance")
-	b.ReportMetric(float64(heap()-before)/many, "B-heap/instance")
+	b.ReportMetric(float64(held()-before)/many, "B/instance")
 	cancel()
 	<-done
 }
@@ -84,9 +84,10 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func heap() int64 {
+// held is what the process holds in its heap and for its goroutines.
+func held() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
+	return int64(m.HeapAlloc + m.StackInuse)
 }

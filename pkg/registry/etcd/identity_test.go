@@ -123,7 +123,7 @@ func TestZombieCannotWrite(t *testing.T) {
 			s := registrytest.Open(t, r)
 			registrytest.Set(t, s, web1)
 			l.freeze(true) // to the registry it stands still
-			expire(t, c, "a")
+			expire(t, c, service.NodeKey(prefix, "a"))
 			tt.heirs(t)
 			before := registered(t, c)
 			l.freeze(false)

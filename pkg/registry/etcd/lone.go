@@ -38,7 +38,7 @@ func (e *HeldError) Error() string {
 
 // Open takes a lease. It writes nothing yet.
 func (l *Lone) Open(ctx context.Context) (register.Session, error) {
-	s := &loneSession{Lone: l, tenure: newTenure(l.Client, "this command on node "+l.Node, l.Log)}
+	s := &loneSession{Lone: l, tenure: newTenure(l.Client, "this command on node "+l.Node, l.Log), complained: map[string]bool{}}
 	if err := s.grant(ctx, l.TTL); err != nil {
 		return nil, err
 	}
@@ -51,9 +51,11 @@ func (l *Lone) Open(ctx context.Context) (register.Session, error) {
 type loneSession struct {
 	*Lone
 	*tenure
+	complained map[string]bool // ids of instances that are left out, so that it is logged once
 }
 
-// Set implements register.Session. One instance that cannot be written does not keep the others.
+// Set implements register.Session. An instance that readers would refuse is left out and logged, and
+// one that cannot be written does not keep the others.
 func (s *loneSession) Set(ctx context.Context, want register.Set) error {
 	return s.wrote(s.set(ctx, want))
 }
@@ -69,9 +71,11 @@ func (s *loneSession) set(ctx context.Context, want register.Set) error {
 		wanted[key] = true
 		value, err := s.value(&i)
 		if err == nil {
-			err = s.put(ctx, key, value, s.lease)
+			errs = append(errs, s.put(ctx, key, value, s.lease))
+		} else if !s.complained[i.ID] {
+			s.complained[i.ID] = true
+			s.log.WithError(err).WithField("id", i.ID).Warn("instance cannot be registered")
 		}
-		errs = append(errs, err)
 	}
 	for _, key := range s.written() {
 		if !wanted[key] {

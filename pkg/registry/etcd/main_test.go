@@ -122,42 +122,68 @@ func newWatcher(c *clientv3.Client) *Watcher {
 func TestConformance(t *testing.T) {
 	registrytest.Run(t, func(t *testing.T) registrytest.Store {
 		t.Helper()
-		srv := newServer(t)
-		admin := srv.dial(t)
-		return registrytest.Store{
-			Registry: func(n service.Node) register.Registry { return newRegistry(srv.dial(t), n) },
-			Parting: func(n service.Node) register.Registry {
-				r := newRegistry(srv.dial(t), n)
-				r.TTL, r.ExitTTL = time.Minute, time.Hour
-				return r
-			},
-			Watcher: func() catalog.Watcher { return newWatcher(srv.dial(t)) },
-			Writes: func(t *testing.T) int64 {
-				t.Helper()
-				return revision(t, admin)
-			},
-			Expire: func(t *testing.T, node string) {
-				t.Helper()
-				expire(t, admin, node)
-			},
-			Delete: func(t *testing.T, node string) {
-				t.Helper()
-				if _, err := admin.Delete(limited(t), service.InstancesKey(prefix, node), clientv3.WithPrefix()); err != nil {
-					t.Fatal(err)
-				}
-			},
-			Save:    srv.save,
-			Restore: srv.restore,
-			Stop: func(t *testing.T) {
-				t.Helper()
-				srv.stop(t)
-			},
-			Start: func(t *testing.T) {
-				t.Helper()
-				srv.start(t)
-			},
+		s, srv := newStore(t)
+		s.Registry = func(n service.Node) register.Registry { return newRegistry(srv.dial(t), n) }
+		s.Parting = func(n service.Node) register.Registry {
+			r := newRegistry(srv.dial(t), n)
+			r.TTL, r.ExitTTL = time.Minute, time.Hour
+			return r
 		}
+		s.Expire = func(t *testing.T, node string) {
+			t.Helper()
+			expire(t, srv.dial(t), service.NodeKey(prefix, node))
+		}
+		return s
 	})
+}
+
+func TestConformanceOfCommands(t *testing.T) {
+	registrytest.RunCommands(t, func(t *testing.T) registrytest.Store {
+		t.Helper()
+		s, srv := newStore(t)
+		s.Commands = true
+		s.Registry = func(n service.Node) register.Registry { return newLone(srv.dial(t), n.Name) }
+		s.Parting = func(n service.Node) register.Registry {
+			l := newLone(srv.dial(t), n.Name)
+			l.TTL, l.ExitTTL = time.Minute, time.Hour
+			return l
+		}
+		s.Expire = func(t *testing.T, node string) {
+			t.Helper()
+			expire(t, srv.dial(t), service.InstancesKey(prefix, node))
+		}
+		return s
+	})
+}
+
+// newStore returns a store without what opens sessions.
+func newStore(t *testing.T) (registrytest.Store, *server) {
+	t.Helper()
+	srv := newServer(t)
+	admin := srv.dial(t)
+	return registrytest.Store{
+		Watcher: func() catalog.Watcher { return newWatcher(srv.dial(t)) },
+		Writes: func(t *testing.T) int64 {
+			t.Helper()
+			return revision(t, admin)
+		},
+		Delete: func(t *testing.T, node string) {
+			t.Helper()
+			if _, err := admin.Delete(limited(t), service.InstancesKey(prefix, node), clientv3.WithPrefix()); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Save:    srv.save,
+		Restore: srv.restore,
+		Stop: func(t *testing.T) {
+			t.Helper()
+			srv.stop(t)
+		},
+		Start: func(t *testing.T) {
+			t.Helper()
+			srv.start(t)
+		},
+	}, srv
 }
 
 func revision(tb testing.TB, c *clientv3.Client) int64 {
@@ -169,11 +195,12 @@ func revision(tb testing.TB, c *clientv3.Client) int64 {
 	return resp.Header.Revision
 }
 
-func expire(tb testing.TB, c *clientv3.Client, node string) {
+// expire ends the lease of the keys that begin so, which have one in common.
+func expire(tb testing.TB, c *clientv3.Client, key string) {
 	tb.Helper()
-	resp, err := c.Get(limited(tb), service.NodeKey(prefix, node))
-	if err != nil || len(resp.Kvs) != 1 {
-		tb.Fatalf("no key of node %s: %v", node, err)
+	resp, err := c.Get(limited(tb), key, clientv3.WithPrefix())
+	if err != nil || len(resp.Kvs) == 0 {
+		tb.Fatalf("there is no %s: %v", key, err)
 	}
 	if _, err := c.Revoke(limited(tb), clientv3.LeaseID(resp.Kvs[0].Lease)); err != nil {
 		tb.Fatal(err)

@@ -26,6 +26,8 @@ type Store struct {
 	Registry func(n service.Node) register.Registry
 	// Parting is like Registry, but what is registered stays for a long time after Close.
 	Parting func(n service.Node) register.Registry
+	// Commands says that these are sessions of commands, which write ids of their own kind.
+	Commands bool
 	// Watcher returns what follows the registry.
 	Watcher func() catalog.Watcher
 	// Writes counts all that was ever written to the registry.
@@ -52,6 +54,15 @@ func Instance(node, name string, n int) service.Instance {
 		Address: netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), Port: 8080, //nolint:gosec // no test counts so far
 		State: service.Ready, Weight: service.DefaultWeight, Mode: service.HTTP, Path: "/",
 	}
+}
+
+// instance is one that the store's sessions may write.
+func (s *Store) instance(node, name string, n int) service.Instance {
+	i := Instance(node, name, n)
+	if s.Commands {
+		i.ID = string(service.FromCommand) + "." + i.ID
+	}
+	return i
 }
 
 // Of is the set of these instances, and of no others.

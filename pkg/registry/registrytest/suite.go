@@ -11,10 +11,7 @@ import (
 // Run tests a registry. open makes a new store for each test and takes it away at its end.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	t.Helper()
-	tests := []struct {
-		name string
-		test func(t *testing.T, s Store)
-	}{
+	run(t, open, []promise{
 		{"what is set is seen", setIsSeen},
 		{"set is exact and writes nothing twice", setIsExact},
 		{"the first catalog is complete", firstCatalogIsComplete},
@@ -32,9 +29,33 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"P3: opening a session keeps what is registered", openKeeps},
 		{"P9: a clone without a machine id waits", namelessCloneWaits},
 		{"P3: what is of an unknown origin stays", unknownStays},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { tt.test(t, open(t)) })
+	})
+}
+
+// RunCommands tests what a registry has for commands, which hold instances of a node without owning
+// it: those promises that have nothing to do with the node's key. The Store must say Commands.
+func RunCommands(t *testing.T, open func(t *testing.T) Store) {
+	t.Helper()
+	run(t, open, []promise{
+		{"set is exact and writes nothing twice", setIsExact},
+		{"a lost lease ends the session and its keys", lostLease},
+		{"P7: a bad instance does not block the others", badInstance},
+		{"P3: a session goes on after a short outage", sessionSurvivesRestart},
+		{"P3: what was deleted is registered again", deletedComesBack},
+		{"P3: what a restored registry lacks is registered again", restoredIsRepaired},
+	})
+}
+
+// promise is one thing that a registry owes.
+type promise struct {
+	name string
+	test func(t *testing.T, s Store)
+}
+
+func run(t *testing.T, open func(t *testing.T) Store, promises []promise) {
+	t.Helper()
+	for _, p := range promises {
+		t.Run(p.name, func(t *testing.T) { p.test(t, open(t)) })
 	}
 }
 
@@ -67,7 +88,7 @@ func setIsExact(t *testing.T, s Store) {
 	a := Open(t, s.Registry(Node("a", "agent-a")))
 	var many []service.Instance
 	for n := range 300 { // more than one transaction holds
-		many = append(many, Instance("a", "web", n))
+		many = append(many, s.instance("a", "web", n))
 	}
 	Set(t, a, many...)
 	before := s.Writes(t)
@@ -153,7 +174,7 @@ func lostLease(t *testing.T, s Store) {
 	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
-	web := Instance("a", "web", 1)
+	web := s.instance("a", "web", 1)
 	Set(t, a, web)
 	feed.Until(t, web)
 	s.Expire(t, "a")
@@ -241,7 +262,7 @@ func badInstance(t *testing.T, s Store) {
 	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
-	good, bad, foreign := Instance("a", "web", 1), Instance("a", "web", 2), Instance("b", "web", 3)
+	good, bad, foreign := s.instance("a", "web", 1), s.instance("a", "web", 2), s.instance("b", "web", 3)
 	bad.Service = "no name\n"
 	Set(t, a, bad, good, foreign)
 	feed.Until(t, good)
@@ -264,7 +285,7 @@ func watcherSurvivesRestart(t *testing.T, s Store) {
 func sessionSurvivesRestart(t *testing.T, s Store) {
 	t.Helper()
 	a := Open(t, s.Parting(Node("a", "agent-a")))
-	web1, web2 := Instance("a", "web", 1), Instance("a", "web", 2)
+	web1, web2 := s.instance("a", "web", 1), s.instance("a", "web", 2)
 	Set(t, a, web1)
 	s.Stop(t)
 	short, cancel := context.WithTimeout(t.Context(), patience/100)
@@ -286,7 +307,7 @@ func deletedComesBack(t *testing.T, s Store) {
 	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Parting(Node("a", "agent-a")))
-	web := Instance("a", "web", 1)
+	web := s.instance("a", "web", 1)
 	Set(t, a, web)
 	feed.Until(t, web)
 	s.Delete(t, "a")
@@ -304,7 +325,7 @@ func deletedComesBack(t *testing.T, s Store) {
 func restoredIsRepaired(t *testing.T, s Store) {
 	t.Helper()
 	a := Open(t, s.Parting(Node("a", "agent-a")))
-	web1, web2, web3 := Instance("a", "web", 1), Instance("a", "web", 2), Instance("a", "web", 3)
+	web1, web2, web3 := s.instance("a", "web", 1), s.instance("a", "web", 2), s.instance("a", "web", 3)
 	Set(t, a, web1, web2)
 	s.Stop(t)
 	s.Save(t)
@@ -314,6 +335,9 @@ func restoredIsRepaired(t *testing.T, s Store) {
 	s.Restore(t)
 	s.Start(t)
 	waitDone(t, a)
+	if err := a.Close(limited(t)); err != nil {
+		t.Errorf("Close: %v", err)
+	}
 	Set(t, Open(t, s.Registry(Node("a", "agent-a"))), web2, web3)
 	if diff := Diff(Watch(t, s.Watcher()).Next(t), []service.Instance{web2, web3}); diff != "" {
 		t.Errorf("after the restore (-got +want):\n%s", diff)
