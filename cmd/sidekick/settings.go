@@ -112,12 +112,17 @@ func newSettings() *settings {
 	f.DurationVar(&s.keepEmpty, "keep-empty", time.Hour, "how long a service without instances stays, answering 503")
 	f.DurationVar(&s.maxCacheAge, "max-cache-age", 24*time.Hour, "age from which the catalog on disk is not used any more")
 
+	s.ofProcess(f)
+	return s
+}
+
+// ofProcess declares the settings of the agent's own process.
+func (s *settings) ofProcess(f *pflag.FlagSet) {
 	f.StringVar(&s.admin, "admin", "127.0.0.1:7070", "`ADDR:PORT` for health, metrics and API, or \"off\"")
 	f.StringVar(&s.stateDir, "state-dir", "/var/lib/sidekick", "`directory` for identity, last good catalog, embedded etcd")
 	f.StringVar(&s.user, "user", "", "`name` of the user to become if started as root, with the group of the engine's socket and the right to bind HAProxy's ports")
 	f.StringVar(&s.logLevel, "log-level", "info", "\"debug\", \"info\", \"warn\" or \"error\"")
 	f.StringVar(&s.logFormat, "log-format", "auto", "\"text\", \"json\", or \"auto\": text on a terminal, JSON elsewhere")
-	return s
 }
 
 // Groups of settings that commands have in common.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sidekick-proxy/sidekick/pkg/declared"
 	"github.com/sidekick-proxy/sidekick/pkg/docker"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -16,7 +17,7 @@ func validateCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use: "validate [FILE…]", Short: "Settings and template, or what the services of compose files would be registered as",
-		Long: "Without files it checks the settings as `sidekick run` would take them, and the template. With compose files\n" +
+		Long: "Without files it checks the settings as `sidekick run` would take them, the template and the services files. With compose files\n" +
 			"it says for each of their services what would be registered under the same settings, and if not, why.\n" +
 			"Nothing is touched: neither registry nor engine nor HAProxy. Exit code 3 when something is refused.",
 		RunE: func(cmd *cobra.Command, files []string) error {
@@ -48,7 +49,15 @@ func (s *settings) validateAll(whole bool) error {
 		return err
 	}
 	_, errRegistry := s.registryConfig()
-	return errors.Join(err, errRegistry, found(s.validateTemplate()))
+	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices())
+}
+
+// validateServices finds what is wrong with the services files.
+func (s *settings) validateServices() error {
+	if s.servicesDir == "" {
+		return nil
+	}
+	return declared.Faults(s.servicesDir, declared.Host{Node: s.node, Zone: s.zone})
 }
 
 // found makes of wrong usage a finding: settings are what was to be checked.

@@ -52,9 +52,9 @@ func TestDeclarations(t *testing.T) {
 				` & 4:3: "network" is for containers alone; remove it & 5:3: "services.b.port" is for containers alone; remove it` +
 				" & 6:3: check: docker is for containers alone: want tcp, none or http:/path",
 		},
-		"no endpoint":            {"- service: a\n  address: 0.0.0.0:80\n", `a wrong: 2:3: "0.0.0.0:80" is no endpoint`},
-		"no port":                {"- service: a\n  address: 10.0.0.1:0\n", `a wrong: 2:3: "10.0.0.1:0" is no endpoint`},
-		"multicast":              {"- service: a\n  address: 224.0.0.1:80\n", `a wrong: address "224.0.0.1" cannot be connected to`},
+		"no endpoint":            {"- service: a\n  address: 0.0.0.0:80\n", `a wrong: 2:3: "0.0.0.0:80" is no endpoint…`},
+		"no port":                {"- service: a\n  address: 10.0.0.1:0\n", `a wrong: 2:3: "10.0.0.1:0" is no endpoint…`},
+		"multicast":              {"- service: a\n  address: 224.0.0.1:80\n", `a wrong: address "224.0.0.1" cannot be connected to…`},
 		"an item that is no map": {"- a\n- service: b\n  address: 10.0.0.2:2\n", "wrong: 1:3: an item is a map: write service: NAME and address: IP:PORT | b 10.0.0.2:2 tcp"},
 		"an alias":               {"- service: &s a\n  address: 10.0.0.1:1\n", `wrong: 1:3: "service": anchors, aliases, tags and merges are not taken: spell it out`},
 		"a merge":                {"- <<: {service: a}\n", `wrong: 1:3: "<<": anchors, aliases, tags and merges are not taken: spell it out`},
@@ -67,14 +67,16 @@ func TestDeclarations(t *testing.T) {
 		"a tab":       {"\t- a: 1", "file: 1:1: this is no YAML: tab character cannot use as a sequence delimiter"},
 		"too many [":  {strings.Repeat("[", 100_000), "file: 1:1: this line has more brackets or dashes than any service needs; spread it over several lines"},
 		"too many -":  {strings.Repeat("- ", 100_000), "file: 1:1: this line has more brackets or dashes than any service needs; spread it over several lines"},
-		"not text":    {"\x00\xff", "file: 1:1: a services file is a list"},
+		"not text":    {"\x00\xff", "file: 1:1: a services file is a list…"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := printed(tt.text); got != tt.want && !(strings.Contains(tt.want, "is no endpoint") || name == "not text" || name == "multicast") {
-				t.Errorf("%q: (-got +want)\n%s", tt.text, cmp.Diff(got, tt.want))
-			} else if !strings.HasPrefix(got, tt.want) {
-				t.Errorf("%q: got %s, want %s…", tt.text, got, tt.want)
+			got := printed(tt.text)
+			if begin, ok := strings.CutSuffix(tt.want, "…"); ok && strings.HasPrefix(got, begin) {
+				return
+			}
+			if diff := cmp.Diff(got, tt.want); diff != "" {
+				t.Errorf("%q: (-got +want)\n%s", tt.text, diff)
 			}
 		})
 	}

@@ -130,8 +130,8 @@ func pairsOf(prefix string, m *ast.MappingNode) ([]pair, error) {
 }
 
 var (
-	errSpelledOut = errors.New("anchors, aliases, tags and merges are not taken: spell it out") //nolint:gochecknoglobals // a constant, for which Go has no notation
-	errNoText     = errors.New("want text, a number, true or false, or a list of these")        //nolint:gochecknoglobals // likewise
+	errSpelledOut = errors.New("anchors, aliases, tags and merges are not taken: spell it out")
+	errNoText     = errors.New("want text, a number, true or false, or a list of these")
 )
 
 // textOf is a value as a label would say it: a list with commas.

@@ -3,6 +3,7 @@ package declared
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -63,12 +64,8 @@ func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error
 		}
 		changed, moving := w.look()
 		if changed {
-			if set, ok := w.next(); ok {
-				select {
-				case sets <- set:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
+			if err := w.send(ctx, sets); err != nil {
+				return err
 			}
 		}
 		if w.known {
@@ -79,4 +76,18 @@ func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error
 			timer.Reset(again)
 		}
 	}
+}
+
+// Faults says what is wrong with the services files of a directory as they are, or nil.
+func Faults(dir string, h Host) error {
+	w := (&Source{Dir: dir, Host: h}).watch()
+	for range 2 { // what is seen twice counts
+		w.look()
+	}
+	_, rejected := w.assemble()
+	var errs []error
+	for _, r := range rejected {
+		errs = append(errs, errors.New(r.Reason))
+	}
+	return errors.Join(errs...)
 }

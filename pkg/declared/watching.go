@@ -2,6 +2,7 @@ package declared
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -126,6 +127,20 @@ func (w *watching) next() ([]service.Instance, bool) {
 	}
 	w.sent = set
 	return set, true
+}
+
+// send sends the next set if there is one.
+func (w *watching) send(ctx context.Context, sets chan<- []service.Instance) error {
+	set, ok := w.next()
+	if !ok {
+		return nil
+	}
+	select {
+	case sets <- set:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // assemble makes the set of all files in the order of their names, and lists what is not in it.

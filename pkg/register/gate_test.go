@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -440,7 +441,7 @@ func TestGateHTTPStatus(t *testing.T) {
 		200: "[a:ready]", 204: "[a:ready]", 299: "[a:ready]", 301: "[a:ready]", 304: "[a:ready]", 399: "[a:ready]",
 		400: "[]", 401: "[]", 404: "[]", 500: "[]", 503: "[]", 999: "[]",
 	} {
-		t.Run(fmt.Sprint(status), func(t *testing.T) {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := openGate(t)
 				g.net.set(a80, true)
@@ -475,13 +476,13 @@ func TestHistory(t *testing.T) {
 	}
 	for _, tt := range tests {
 		h := history{last: tt.known, passed: tt.known != nil}
-		got := ""
+		var got strings.Builder
 		for _, o := range tt.outcomes {
 			h.turn(&service.Check{Rise: tt.rise, Fall: tt.fall}, verdict{up: o == '+'})
-			got += map[bool]string{true: "+", false: "-"}[h.last.up]
+			got.WriteString(map[bool]string{true: "+", false: "-"}[h.last.up])
 		}
-		if got != tt.want {
-			t.Errorf("rise %d, fall %d, known %v, outcomes %s: got %s, want %s", tt.rise, tt.fall, tt.known, tt.outcomes, got, tt.want)
+		if got.String() != tt.want {
+			t.Errorf("rise %d, fall %d, known %v, outcomes %s: got %s, want %s", tt.rise, tt.fall, tt.known, tt.outcomes, got.String(), tt.want)
 		}
 	}
 }

@@ -33,7 +33,7 @@ type HeldError struct{ Key string }
 
 // Error names the key and what can be done.
 func (e *HeldError) Error() string {
-	return fmt.Sprintf("%s is held by another `sidekick register` of the same service and address: end one of the two; this one waits for the key to go", e.Key)
+	return e.Key + " is held by another `sidekick register` of the same service and address: end one of the two; this one waits for the key to go"
 }
 
 // Open takes a lease. It writes nothing yet.

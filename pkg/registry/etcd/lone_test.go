@@ -18,9 +18,9 @@ func newLone(c *clientv3.Client, node string) *Lone {
 	return &Lone{Client: c, Prefix: prefix, Node: node, TTL: 6 * time.Second, Log: quiet()}
 }
 
-// byCommand is an instance as a command holds it.
-func byCommand(node, name string, n int) service.Instance {
-	i := registrytest.Instance(node, name, n)
+// byCommand is an instance of node a as a command holds it.
+func byCommand(name string, n int) service.Instance {
+	i := registrytest.Instance("a", name, n)
 	i.ID = service.DeclaredID(service.FromCommand, name, i.Endpoint())
 	return i
 }
@@ -31,7 +31,7 @@ func TestLoneHoldsItsInstance(t *testing.T) { // P10
 	c := srv.dial(t)
 	feed := registrytest.Watch(t, newWatcher(c))
 	s := registrytest.Open(t, newLone(c, "a"))
-	want := byCommand("a", "web", 1)
+	want := byCommand("web", 1)
 	registrytest.Set(t, s) // held back: nothing is there yet
 	if got := revision(t, c); got != 1 {
 		t.Errorf("a set of none wrote %d times, want none", got-1)
@@ -66,7 +66,7 @@ func TestLoneParts(t *testing.T) {
 	r := newLone(c, "a")
 	r.ExitTTL = time.Hour
 	s := registrytest.Open(t, r)
-	want := byCommand("a", "web", 1)
+	want := byCommand("web", 1)
 	registrytest.Set(t, s, want)
 	if err := s.Close(limited(t)); err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestLoneBesideAnAgent(t *testing.T) {
 	c := srv.dial(t)
 	feed := registrytest.Watch(t, newWatcher(c))
 	command := registrytest.Open(t, newLone(c, "a"))
-	held, web := byCommand("a", "db", 1), registrytest.Instance("a", "web", 2)
+	held, web := byCommand("db", 1), registrytest.Instance("a", "web", 2)
 	registrytest.Set(t, command, held)
 	at := func() int64 {
 		t.Helper()
@@ -142,7 +142,7 @@ func TestLoneBesideAnAgent(t *testing.T) {
 func TestLoneWaitsForAnother(t *testing.T) {
 	srv := newServer(t)
 	c := srv.dial(t)
-	want := byCommand("a", "web", 1)
+	want := byCommand("web", 1)
 	first, second := registrytest.Open(t, newLone(c, "a")), registrytest.Open(t, newLone(c, "a"))
 	registrytest.Set(t, first, want)
 	before := revision(t, c)
@@ -167,10 +167,12 @@ func TestLoneWaitsForAnother(t *testing.T) {
 func TestLoneFindsOutWhatWasTaken(t *testing.T) {
 	tests := map[string]func(t *testing.T, c *clientv3.Client, key string) error{
 		"deleted": func(t *testing.T, c *clientv3.Client, key string) error {
+			t.Helper()
 			_, err := c.Delete(limited(t), key)
 			return err
 		},
 		"expired": func(t *testing.T, c *clientv3.Client, key string) error {
+			t.Helper()
 			resp, err := c.Get(limited(t), key)
 			if err != nil {
 				return err
@@ -185,7 +187,7 @@ func TestLoneFindsOutWhatWasTaken(t *testing.T) {
 			c := srv.dial(t)
 			r := newLone(c, "a")
 			s := registrytest.Open(t, r)
-			want := byCommand("a", "web", 1)
+			want := byCommand("web", 1)
 			registrytest.Set(t, s, want)
 			if err := take(t, c, want.Key(prefix)); err != nil {
 				t.Fatal(err)
@@ -217,7 +219,7 @@ func TestLoneKnowsItsOwnWrite(t *testing.T) { // P3
 		t.Fatal(err)
 	}
 	defer s.Close(context.WithoutCancel(t.Context()))
-	want := byCommand("a", "web", 1)
+	want := byCommand("web", 1)
 	value, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +242,7 @@ func TestLoneKnowsItsOwnWrite(t *testing.T) { // P3
 func TestLoneFollowsThePublisher(t *testing.T) { // P3
 	srv := newServer(t)
 	c := srv.dial(t)
-	want := byCommand("a", "web", 1)
+	want := byCommand("web", 1)
 	feed := registrytest.Watch(t, newWatcher(c))
 	ctx, cancel := context.WithCancel(t.Context())
 	in, done := make(chan register.Set), make(chan error, 1)

@@ -56,9 +56,9 @@ func Instance(node, name string, n int) service.Instance {
 	}
 }
 
-// instance is one that the store's sessions may write.
-func (s *Store) instance(node, name string, n int) service.Instance {
-	i := Instance(node, name, n)
+// instance is one of the service web that the store's sessions may write.
+func (s *Store) instance(node string, n int) service.Instance {
+	i := Instance(node, "web", n)
 	if s.Commands {
 		i.ID = string(service.FromCommand) + "." + i.ID
 	}

@@ -88,7 +88,7 @@ func setIsExact(t *testing.T, s Store) {
 	a := Open(t, s.Registry(Node("a", "agent-a")))
 	var many []service.Instance
 	for n := range 300 { // more than one transaction holds
-		many = append(many, s.instance("a", "web", n))
+		many = append(many, s.instance("a", n))
 	}
 	Set(t, a, many...)
 	before := s.Writes(t)
@@ -174,7 +174,7 @@ func lostLease(t *testing.T, s Store) {
 	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
-	web := s.instance("a", "web", 1)
+	web := s.instance("a", 1)
 	Set(t, a, web)
 	feed.Until(t, web)
 	s.Expire(t, "a")
@@ -262,7 +262,7 @@ func badInstance(t *testing.T, s Store) {
 	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Registry(Node("a", "agent-a")))
-	good, bad, foreign := s.instance("a", "web", 1), s.instance("a", "web", 2), s.instance("b", "web", 3)
+	good, bad, foreign := s.instance("a", 1), s.instance("a", 2), s.instance("b", 3)
 	bad.Service = "no name\n"
 	Set(t, a, bad, good, foreign)
 	feed.Until(t, good)
@@ -285,7 +285,7 @@ func watcherSurvivesRestart(t *testing.T, s Store) {
 func sessionSurvivesRestart(t *testing.T, s Store) {
 	t.Helper()
 	a := Open(t, s.Parting(Node("a", "agent-a")))
-	web1, web2 := s.instance("a", "web", 1), s.instance("a", "web", 2)
+	web1, web2 := s.instance("a", 1), s.instance("a", 2)
 	Set(t, a, web1)
 	s.Stop(t)
 	short, cancel := context.WithTimeout(t.Context(), patience/100)
@@ -307,7 +307,7 @@ func deletedComesBack(t *testing.T, s Store) {
 	t.Helper()
 	feed := Watch(t, s.Watcher())
 	a := Open(t, s.Parting(Node("a", "agent-a")))
-	web := s.instance("a", "web", 1)
+	web := s.instance("a", 1)
 	Set(t, a, web)
 	feed.Until(t, web)
 	s.Delete(t, "a")
@@ -325,7 +325,7 @@ func deletedComesBack(t *testing.T, s Store) {
 func restoredIsRepaired(t *testing.T, s Store) {
 	t.Helper()
 	a := Open(t, s.Parting(Node("a", "agent-a")))
-	web1, web2, web3 := s.instance("a", "web", 1), s.instance("a", "web", 2), s.instance("a", "web", 3)
+	web1, web2, web3 := s.instance("a", 1), s.instance("a", 2), s.instance("a", 3)
 	Set(t, a, web1, web2)
 	s.Stop(t)
 	s.Save(t)
