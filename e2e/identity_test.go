@@ -138,6 +138,55 @@ func (w *world) startAsMachine(id string) {
 	w.until("the agent is ready", func() error { return w.get(w.adminAddr(), "/readyz", "").ok() })
 }
 
+// TestCleanEndParts: an agent that is told to end goes on for 2 s, in which it still takes up what
+// changes on its host, and leaves its registrations under a lease that is not renewed; the next one
+// takes them over, and nobody has seen them go. P2, P9.
+func TestCleanEndParts(t *testing.T) {
+	leftOut(t, "haproxy")
+	w := emptyWorld(t)
+	w.extra = []string{"--docker", "off", "--services-dir", w.path("services"), "--ttl", "4s", "--exit-ttl", "40s"}
+	shop, wiki := app{service: "shop"}, app{service: "wiki"}
+	w.listens(9001, "one")
+	w.declare("shop.yaml", w.item(shop, 9001))
+	w.startAll(etcdURL)
+	w.answeredByNames(shop, "one")
+	client := w.registryClient()
+	traffic := w.load(shop)
+	w.flows(traffic, 20)
+
+	told := time.Now()
+	w.agent.Signal(syscall.SIGTERM)
+	w.declare("wiki.yaml", w.item(wiki, 9001))
+	w.check(w.agent.End(patience))
+	w.agent = nil
+	if took := time.Since(told); took < 2*time.Second {
+		t.Errorf("it ended after %v, want 2 s of attention", took)
+	}
+	left := w.revisions(client, "/sidekick/v1/")
+	if text := strings.Join(left, "\n"); !containsAll(text, nodeKey, "/file.shop.", "/file.wiki.") {
+		t.Errorf("it has left\n%s\nwant its node, and both services", text)
+	}
+	resp, err := client.Get(w.ctx, nodeKey)
+	w.check(err)
+	lease, err := client.TimeToLive(w.ctx, clientv3.LeaseID(resp.Kvs[0].Lease))
+	w.check(err)
+	if lease.GrantedTTL != 40 {
+		t.Errorf("it has left a lease of %d s, want 40", lease.GrantedTTL)
+	}
+
+	w.startAgent()
+	w.flows(traffic, 20)
+	w.answeredByNames(wiki, "one")
+	for n, now := range w.revisions(client, "/sidekick/v1/instances/") {
+		made, _, _ := strings.Cut(left[n], ",")
+		if !strings.HasPrefix(now, made) {
+			t.Errorf("a key has gone in between: before %s, now %s", left[n], now)
+		}
+	}
+	w.inStep()
+	w.noneFailed(traffic)
+}
+
 // TestShortPauseIsNotSeen: an agent that stood still for less than its lease lives goes on as if
 // nothing had been: no key has gone, and none was written. F13, P10.
 func TestShortPauseIsNotSeen(t *testing.T) {
