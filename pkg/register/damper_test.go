@@ -2,6 +2,7 @@ package register
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -203,4 +204,101 @@ func TestGateDoesNotHoldBackRestarts(t *testing.T) {
 			t.Errorf("at last got %s, want b let through", last)
 		}
 	})
+}
+
+// TestGateLaws: whatever happens to one instance, the gate lets it through at once at its first
+// success, writes a bounded number of times, disturbs no other, and has it let through in the end if
+// it stays up (F9, P1, P8).
+func TestGateLaws(t *testing.T) {
+	acts := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) act {
+		return act{rapid.SampledFrom([]string{"up", "down", "start", "die"}).Draw(t, "what"), rapid.IntRange(0, 3_000).Draw(t, "ms")}
+	}), 1, 40)
+	rapid.Check(t, func(rt *rapid.T) {
+		plan := slices.Repeat(acts.Draw(rt, "acts"), rapid.IntRange(1, 20).Draw(rt, "rounds"))
+		wrong := ""
+		synctest.Test(t, func(t *testing.T) { wrong = playActs(t, plan) })
+		if wrong != "" {
+			rt.Fatalf("%s", wrong)
+		}
+	})
+}
+
+// act is something that happens to the instance a, and the time after it.
+type act struct {
+	what string
+	ms   int
+}
+
+// playActs lets a plan happen to the instance a beside an instance b, and says which law is broken.
+func playActs(t *testing.T, plan []act) string {
+	t.Helper()
+	g := openGate(t)
+	g.net.set("10.0.0.1:81", true)
+	b := with("b", 81, service.CheckTCP, started(0))
+	a := func(n int) service.Instance {
+		i := with("a", 80, service.CheckTCP, started(n))
+		i.Check.Interval, i.Check.Rise, i.Check.Fall = time.Second, 1, 1
+		return i
+	}
+	begin, run := time.Now(), 0
+	g.in <- []service.Instance{b}
+	for _, act := range plan {
+		passed := g.everReady()
+		switch act.what {
+		case "up", "down":
+			g.net.set(a80, act.what == "up")
+		case "start":
+			run++
+			g.in <- []service.Instance{a(run), b}
+		case "die":
+			g.in <- []service.Instance{b}
+		}
+		time.Sleep(time.Duration(act.ms) * time.Millisecond)
+		synctest.Wait()
+		g.net.mu.Lock()
+		_, open := g.net.open[a80]
+		g.net.mu.Unlock()
+		if last := g.lastSet(); act.what == "start" && open && !passed && !strings.Contains(last, "a:ready") {
+			return "the first success is held back: " + last
+		}
+	}
+	spent := time.Since(begin)
+	g.mu.Lock()
+	ready, before := 0, false
+	for _, set := range g.sets {
+		now := strings.Contains(set, "a:ready")
+		if now && !before {
+			ready++
+		}
+		before = now
+		if !strings.Contains(set, "b:ready") {
+			g.mu.Unlock()
+			return "the other instance was disturbed: " + set
+		}
+	}
+	g.mu.Unlock()
+	if most := mostTurns + 1 + int(spent/longestHold) + freeTurns*int(spent/quietTime); ready > most {
+		return fmt.Sprintf("let through %d times in %v, want at most %d", ready, spent, most)
+	}
+	g.net.set(a80, true)
+	g.in <- []service.Instance{a(run + 1), b}
+	time.Sleep(longestHold + 2*time.Second)
+	synctest.Wait()
+	if last := g.lastSet(); last != "[a:ready b:ready]" {
+		return "when it stays up, it is not let through: " + last
+	}
+	return ""
+}
+
+// everReady tells whether a was ever let through.
+func (g *gated) everReady() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.ContainsFunc(g.sets, func(set string) bool { return strings.Contains(set, "a:ready") })
+}
+
+func (g *gated) lastSet() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.sets[len(g.sets)-1]
 }
