@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -35,30 +34,6 @@ func (w *world) declare(file string, lines ...string) {
 
 func (w *world) item(a app, port int) string {
 	return fmt.Sprintf("- service: %s\n  host: %s\n  address: %s\n  check.interval: 500ms\n  check.fall: 1", a.service, a.host(), w.at(port))
-}
-
-// answeredByNames waits until the app is answered by exactly these; by none is answered 503 or 404.
-func (w *world) answeredByNames(a app, want ...string) {
-	w.Helper()
-	w.until(fmt.Sprintf("%s is answered by %v", a.service, want), func() error {
-		var got []string
-		for range 4 * max(1, len(want)) {
-			one := w.ask(a)
-			if len(want) == 0 && (one.status == http.StatusServiceUnavailable || one.status == http.StatusNotFound) {
-				continue
-			}
-			if err := one.ok(); err != nil {
-				return err
-			}
-			if !slices.Contains(got, one.server) {
-				got = append(got, one.server)
-			}
-		}
-		if slices.Sort(got); !slices.Equal(got, want) {
-			return fmt.Errorf("answered by %v", got)
-		}
-		return nil
-	})
 }
 
 // TestServicesDir: what a services file declares is served like a container, although the engine does

@@ -90,11 +90,20 @@ func (w *world) answeredBy(a app, boxes ...*enginetest.Container) {
 	for _, b := range boxes {
 		want = append(want, b.Short())
 	}
+	w.answeredByNames(a, want...)
+}
+
+// answeredByNames waits until the app is answered by exactly these; by none is answered 503 or 404.
+func (w *world) answeredByNames(a app, want ...string) {
+	w.Helper()
 	slices.Sort(want)
 	w.until(fmt.Sprintf("%s is answered by %v", a.service, want), func() error {
 		var got []string
-		for range 4 * max(1, len(boxes)) {
+		for range 4 * max(1, len(want)) {
 			one := w.ask(a)
+			if len(want) == 0 && (one.status == http.StatusServiceUnavailable || one.status == http.StatusNotFound) {
+				continue
+			}
 			if err := one.ok(); err != nil {
 				return err
 			}
