@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/sidekick-proxy/sidekick/internal/enginetest"
 	"github.com/sidekick-proxy/sidekick/internal/load"
 )
 
@@ -85,4 +88,43 @@ func boundedLoss(w *world, end string, report load.Report) {
 	if most := 2 * workersPerKind; posts > most {
 		w.Errorf("%s: %d POSTs failed, want at most the %d that were under way", end, posts, most)
 	}
+}
+
+// TestCrashLoopIsHeldBack: a container that its engine starts again after each crash is routed at once
+// after the first ones, then held back for longer each time, with the reason, and routed when it stays
+// up. P8, F9.
+func TestCrashLoopIsHeldBack(t *testing.T) {
+	w := newWorld(t)
+	w.startAll(etcdURL)
+	shop := app{service: "shop"}
+	box, err := w.engine.Start(w.ctx, enginetest.Spec{
+		Image: programs.image, Network: w.run, Restart: "always",
+		Labels: map[string]string{"sidekick.service": shop.service, "sidekick.host": shop.host()},
+	})
+	w.check(err)
+	for n := range 4 {
+		w.until("this run is let through", func() error {
+			if got := strings.Count(w.agent.Tail(1000), "instance is let through"); got <= n {
+				return fmt.Errorf("%d were", got)
+			}
+			return nil
+		})
+		w.answeredBy(shop, box)
+		w.check(box.Crash(w.ctx))
+	}
+	for turns := 4; turns < 7; turns++ {
+		word := fmt.Sprintf("has turned %d times since ", turns)
+		w.until("it is held back because it "+word, func() error {
+			i, err := w.instance(shop.service, box)
+			if err == nil && !strings.Contains(i.Why, word) {
+				err = fmt.Errorf("%s: %s", i.State, i.Why)
+			}
+			return err
+		})
+		if turns < 6 {
+			w.check(box.Crash(w.ctx))
+		}
+	}
+	w.answeredBy(shop, box)
+	w.inStep()
 }

@@ -19,8 +19,8 @@ func newLone(c *clientv3.Client, node string) *Lone {
 }
 
 // byCommand is an instance of node a as a command holds it.
-func byCommand(name string, n int) service.Instance {
-	i := registrytest.Instance("a", name, n)
+func byCommand(name string) service.Instance {
+	i := registrytest.Instance("a", name, 1)
 	i.ID = service.DeclaredID(service.FromCommand, name, i.Endpoint())
 	return i
 }
@@ -31,7 +31,7 @@ func TestLoneHoldsItsInstance(t *testing.T) { // P10
 	c := srv.dial(t)
 	feed := registrytest.Watch(t, newWatcher(c))
 	s := registrytest.Open(t, newLone(c, "a"))
-	want := byCommand("web", 1)
+	want := byCommand("web")
 	registrytest.Set(t, s) // held back: nothing is there yet
 	if got := revision(t, c); got != 1 {
 		t.Errorf("a set of none wrote %d times, want none", got-1)
@@ -66,7 +66,7 @@ func TestLoneParts(t *testing.T) {
 	r := newLone(c, "a")
 	r.ExitTTL = time.Hour
 	s := registrytest.Open(t, r)
-	want := byCommand("web", 1)
+	want := byCommand("web")
 	registrytest.Set(t, s, want)
 	if err := s.Close(limited(t)); err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestLoneBesideAnAgent(t *testing.T) {
 	c := srv.dial(t)
 	feed := registrytest.Watch(t, newWatcher(c))
 	command := registrytest.Open(t, newLone(c, "a"))
-	held, web := byCommand("db", 1), registrytest.Instance("a", "web", 2)
+	held, web := byCommand("db"), registrytest.Instance("a", "web", 2)
 	registrytest.Set(t, command, held)
 	at := func() int64 {
 		t.Helper()
@@ -142,7 +142,7 @@ func TestLoneBesideAnAgent(t *testing.T) {
 func TestLoneWaitsForAnother(t *testing.T) {
 	srv := newServer(t)
 	c := srv.dial(t)
-	want := byCommand("web", 1)
+	want := byCommand("web")
 	first, second := registrytest.Open(t, newLone(c, "a")), registrytest.Open(t, newLone(c, "a"))
 	registrytest.Set(t, first, want)
 	before := revision(t, c)
@@ -187,7 +187,7 @@ func TestLoneFindsOutWhatWasTaken(t *testing.T) {
 			c := srv.dial(t)
 			r := newLone(c, "a")
 			s := registrytest.Open(t, r)
-			want := byCommand("web", 1)
+			want := byCommand("web")
 			registrytest.Set(t, s, want)
 			if err := take(t, c, want.Key(prefix)); err != nil {
 				t.Fatal(err)
@@ -219,7 +219,7 @@ func TestLoneKnowsItsOwnWrite(t *testing.T) { // P3
 		t.Fatal(err)
 	}
 	defer s.Close(context.WithoutCancel(t.Context()))
-	want := byCommand("web", 1)
+	want := byCommand("web")
 	value, err := want.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestLoneKnowsItsOwnWrite(t *testing.T) { // P3
 func TestLoneFollowsThePublisher(t *testing.T) { // P3
 	srv := newServer(t)
 	c := srv.dial(t)
-	want := byCommand("web", 1)
+	want := byCommand("web")
 	feed := registrytest.Watch(t, newWatcher(c))
 	ctx, cancel := context.WithCancel(t.Context())
 	in, done := make(chan register.Set), make(chan error, 1)
