@@ -5,6 +5,7 @@
 package fakeengine
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -32,6 +34,7 @@ type Engine struct {
 	networks   map[string]string // id → driver
 	past       []events.Message
 	streams    map[*stream]struct{}
+	deaf       bool             // events reach no stream
 	faults     map[string]fault // path prefix → what goes wrong
 	requests   []string
 	changed    chan struct{} // closed and replaced at each request
@@ -42,6 +45,7 @@ type fault struct {
 	status int             // answered if not 0
 	body   string          // of the answer
 	hold   <-chan struct{} // waited for before anything else, if not nil
+	slow   time.Duration   // the same
 }
 
 // New starts an engine that lives as long as the test.
@@ -147,7 +151,14 @@ func (e *Engine) Hold(prefix string) (release func()) {
 	}
 }
 
-// Heal ends what Fail or Hold began.
+// Slow lets requests whose path begins with prefix wait for that long, until Heal.
+func (e *Engine) Slow(prefix string, d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.faults[prefix] = fault{slow: d}
+}
+
+// Heal ends what Fail, Hold or Slow began.
 func (e *Engine) Heal(prefix string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -178,12 +189,8 @@ func (e *Engine) Requested(path string) (count int, next <-chan struct{}) {
 func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := withoutVersion(r.URL.Path)
 	if f, ok := e.note(path); ok {
-		if f.hold != nil {
-			select {
-			case <-f.hold:
-			case <-r.Context().Done():
-				return
-			}
+		if !f.wait(r.Context()) {
+			return
 		}
 		if f.status != 0 {
 			w.Header().Set("Content-Type", "application/json")
@@ -206,6 +213,22 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.network(w, strings.TrimPrefix(path, "/networks/"))
 	default:
 		answer(w, http.StatusNotFound, map[string]string{"message": "page not found"})
+	}
+}
+
+// wait waits as the fault wants, or returns false when nobody waits for the answer any more.
+func (f *fault) wait(ctx context.Context) bool {
+	hold := f.hold
+	if hold == nil {
+		gate := make(chan struct{})
+		defer time.AfterFunc(f.slow, func() { close(gate) }).Stop()
+		hold = gate
+	}
+	select {
+	case <-hold:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -30,6 +30,9 @@ func (e *Engine) Emit(m events.Message) {
 	if len(e.past) > memory {
 		e.past = e.past[1:]
 	}
+	if e.deaf {
+		return
+	}
 	for s := range e.streams {
 		s.queue = append(s.queue, m)
 		select {
@@ -37,6 +40,25 @@ func (e *Engine) Emit(m events.Message) {
 		default:
 		}
 	}
+}
+
+// Deafen says whether events are lost on their way: an engine drops those that a slow reader does not
+// take, and a proxy may have lost the connection behind it. They are remembered all the same.
+func (e *Engine) Deafen(on bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.deaf = on
+}
+
+// Backlog is how many events wait for their readers.
+func (e *Engine) Backlog() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for s := range e.streams {
+		n += len(s.queue)
+	}
+	return n
 }
 
 // EmitContainer logs an event of a container. pairs are the names and values of attributes.
