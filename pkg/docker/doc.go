@@ -9,5 +9,6 @@
 // An event never carries facts, it only says which container to inspect again. There are two
 // exceptions, because they are early and certain: a kill with the container's stop signal makes its
 // instances drain before anything is asked, and its end removes them. What an event told and the
-// agent missed is repaired by listing again: at each reconnect, and slowly all the time.
+// agent missed is repaired by listing again: at each reconnect, and slowly all the time. A stream that
+// does not tell what a list shows is given up for a new one.
 package docker

@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"maps"
 	"reflect"
 	"slices"
 	"time"
@@ -30,7 +29,7 @@ type tracked struct {
 	run      *run              // as last inspected; nil if not running or not known
 	draining bool              // a run was told to stop: it takes no new requests any more
 	drained  time.Time         // when that run was started
-	kills    map[int]time.Time // signals that came while no run was known
+	kills    map[int]time.Time // signals that came since the last end that was told of
 	failures int               // inspections that failed in a row
 	failure  error             // of the last one
 	failed   *service.Rejection
@@ -62,14 +61,22 @@ func (f *fleet) note(n *note) bool {
 		t.run, t.draining, t.discard = nil, false, t.asked
 		clear(t.kills)
 	}
-	for signal, when := range n.kills {
-		if t.run == nil {
-			t.kills[signal] = when // judged when its run is known
-			continue
-		}
-		f.kill(t, signal)
-	}
+	f.hear(t, n.kills)
 	return n.inspect || t.run == nil
+}
+
+// hear takes signals in: for the run that is known, and for the one that the next inspection shows,
+// which may be another, whose start was not told or is yet to be. A signal that is heard late, from
+// before the start of the known run, is not for that one.
+func (f *fleet) hear(t *tracked, kills map[int]time.Time) {
+	for signal, when := range kills {
+		if last, ok := t.kills[signal]; !ok || last.Before(when) {
+			t.kills[signal] = when
+		}
+		if t.run != nil && (when.IsZero() || !when.Before(t.run.started)) {
+			f.kill(t, signal)
+		}
+	}
 }
 
 func (f *fleet) kill(t *tracked, signal int) {
@@ -79,12 +86,10 @@ func (f *fleet) kill(t *tracked, signal int) {
 	}
 }
 
-// list takes in which containers run, and the kills that the engine remembers from before this
-// connection. It returns those to be inspected: all that run, and those known that do not.
+// list takes in which containers run, and the kills that the engine remembers. It returns those to be
+// inspected: all that run, and those known that do not.
 func (f *fleet) list(ids []string, kills []*note) []string {
-	running := make(map[string]bool, len(ids))
 	for _, id := range ids {
-		running[id] = true
 		f.at(id)
 		if !f.listed {
 			f.awaited[id] = true
@@ -94,22 +99,19 @@ func (f *fleet) list(ids []string, kills []*note) []string {
 		f.listed, f.changed = true, true
 	}
 	for _, n := range kills {
-		if t := f.containers[n.id]; t != nil && running[n.id] {
-			maps.Copy(t.kills, n.kills) // for the run that the inspection will show
-			f.recall(t, n.kills)
+		if t := f.containers[n.id]; t != nil {
+			f.hear(t, n.kills)
 		}
 	}
 	return sortedIDs(f.containers)
 }
 
-// recall judges kills of which it is not known whether they came before or after the start of the
-// container's present run.
-func (f *fleet) recall(t *tracked, kills map[int]time.Time) {
-	for signal, when := range kills {
-		if t.run != nil && !when.Before(t.run.started) {
-			f.kill(t, signal)
-		}
+// started is when the known run of a container was; zero if there is none.
+func (f *fleet) started(id string) time.Time {
+	if t := f.containers[id]; t != nil && t.run != nil {
+		return t.run.started
 	}
+	return time.Time{}
 }
 
 // inspected takes the answer to an inspection: the run, or nil if there is none. It tells whether
@@ -131,8 +133,11 @@ func (f *fleet) inspected(id string, r *run) bool {
 		t.draining = false
 	}
 	t.run = r
-	f.recall(t, t.kills)
-	clear(t.kills)
+	for signal, when := range t.kills {
+		if r != nil && !when.Before(r.started) {
+			f.kill(t, signal)
+		}
+	}
 	f.changed = f.changed || wasDraining != t.draining || !reflect.DeepEqual(old, r)
 	// An answer without a run may be wrong for a moment; the mark of one that was told to stop lasts
 	// until its end is told, the container is gone, or it is started anew.

@@ -21,6 +21,7 @@ const (
 	firstTimeout   = 2 * time.Second  // the same, while the first set waits for it
 	listTimeout    = 30 * time.Second // for a list
 	recallTimeout  = 2 * time.Second  // for the engine's memory of kills
+	eventTimeout   = 5 * time.Second  // for an event that tells what a list shows already
 )
 
 // session is one connection to the engine: its event stream, its lists, and the inspections they
@@ -40,6 +41,11 @@ type session struct {
 	todo    []string // containers to be inspected, in the order of the wish
 	busy    int      // inspections under way
 
+	following   bool            // a list was read since the stream began
+	expected    map[string]bool // containers whose next inspection may show another run
+	missed      map[string]bool // those that showed one, of which no event has told so far
+	missedTimer *time.Timer
+
 	retry      map[string]bool // containers whose inspection failed
 	retryTimer *time.Timer
 	retryPause *backoff.ExponentialBackOff
@@ -47,6 +53,9 @@ type session struct {
 
 // errSilent is why a session ends whose engine takes the connection but does not answer.
 var errSilent = errors.New("the engine does not answer")
+
+// errDeaf is why a session ends whose event stream stands, but brings nothing, or not all.
+var errDeaf = errors.New("containers started or ended, and the event stream did not tell")
 
 // answer is the outcome of one inspection; run is nil when the container does not run.
 type answer struct {
@@ -74,7 +83,7 @@ func (s *session) run(ctx context.Context) error {
 	defer s.fleet.disconnected()
 	s.answers = make(chan answer, parallel) // so that none has to wait for the owner
 	s.lists = make(chan listing, 1)
-	s.retry = map[string]bool{}
+	s.retry, s.expected, s.missed = map[string]bool{}, map[string]bool{}, map[string]bool{}
 	s.retryPause = &backoff.ExponentialBackOff{
 		InitialInterval: 200 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second,
 	}
@@ -87,19 +96,23 @@ func (s *session) run(ctx context.Context) error {
 	box := newInbox()
 	ended := make(chan error, 1)
 	wg.Go(func() { ended <- read(stream, box) })
-	wg.Go(func() { s.lists <- s.list(ctx, true) })
-	return s.own(ctx, &wg, box, ended)
+	wg.Go(func() { s.lists <- s.list(ctx) })
+	err := s.own(ctx, &wg, box, ended)
+	// An engine that goes down tells of the containers that it takes along.
+	s.news(box.take())
+	return errors.Join(err, context.Cause(ctx), s.tell.tell(ctx, s.fleet))
 }
 
-// own is the loop of the goroutine that owns the fleet. Five things wake it: news from the stream,
-// the stream's end, an answer, a list, and the time for another list or for what failed.
+// own is the loop of the goroutine that owns the fleet. These wake it: news from the stream, the
+// stream's end, an answer, a list, and the time for another list, for what failed, or for events
+// that a list wants.
 func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended <-chan error) error {
-	resync := time.NewTimer(s.resync)
+	resync := idle() // until the first list is in
 	defer resync.Stop()
-	resync.Stop() // until the first list is in
-	s.retryTimer = time.NewTimer(s.resync)
+	s.retryTimer = idle() // until something fails
 	defer s.retryTimer.Stop()
-	s.retryTimer.Stop() // until something fails
+	s.missedTimer = idle() // until something is missed
+	defer s.missedTimer.Stop()
 	for {
 		if err := s.tell.tell(ctx, s.fleet); err != nil {
 			return err
@@ -109,9 +122,7 @@ func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended
 		case <-box.wake:
 			s.news(box.take())
 		case err := <-ended:
-			// An engine that goes down tells of the containers that it takes along.
-			s.news(box.take())
-			return errors.Join(err, context.Cause(ctx), s.tell.tell(ctx, s.fleet))
+			return err
 		case a := <-s.answers:
 			if err := s.answered(a); err != nil {
 				return err
@@ -123,18 +134,31 @@ func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended
 			s.listed(l)
 			resync.Reset(s.resync)
 		case <-resync.C:
-			wg.Go(func() { s.lists <- s.list(ctx, false) })
+			wg.Go(func() { s.lists <- s.list(ctx) })
 		case <-s.retryTimer.C:
 			s.again()
+		case <-s.missedTimer.C:
+			if len(s.missed) > 0 {
+				return errDeaf
+			}
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil // the cause is added
 		}
 	}
 }
 
+// idle returns a timer that runs from its first Reset on.
+func idle() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
 func (s *session) news(notes []*note) {
 	for _, n := range notes {
+		delete(s.missed, n.id)
 		if s.fleet.note(n) {
+			s.expected[n.id] = true
 			s.ask(n.id)
 		}
 	}
@@ -142,8 +166,12 @@ func (s *session) news(notes []*note) {
 
 func (s *session) listed(l listing) {
 	for _, id := range s.fleet.list(l.ids, l.kills) {
+		if !s.following { // it shows what happened before this session
+			s.expected[id] = true
+		}
 		s.ask(id)
 	}
+	s.following = true
 	s.succeed()
 }
 
@@ -176,16 +204,7 @@ func (s *session) dispatch(ctx context.Context, wg *sync.WaitGroup) {
 func (s *session) answered(a answer) error {
 	s.busy--
 	if a.err == nil {
-		s.recovered(a.id)
-		var again bool
-		if a.gone {
-			again = s.fleet.gone(a.id)
-		} else {
-			again = s.fleet.inspected(a.id, a.run)
-		}
-		if again {
-			s.ask(a.id)
-		}
+		s.described(a)
 		return nil
 	}
 	if a.away {
@@ -204,6 +223,35 @@ func (s *session) answered(a answer) error {
 		s.ask(a.id)
 	}
 	return nil
+}
+
+// described takes in how a container is.
+func (s *session) described(a answer) {
+	s.recovered(a.id)
+	before := s.fleet.started(a.id)
+	var again bool
+	if a.gone {
+		again = s.fleet.gone(a.id)
+	} else {
+		again = s.fleet.inspected(a.id, a.run)
+	}
+	if !s.expected[a.id] && !before.Equal(s.fleet.started(a.id)) {
+		s.miss(a.id)
+	}
+	if again {
+		s.ask(a.id)
+		return
+	}
+	delete(s.expected, a.id)
+}
+
+// miss waits for an event that tells what is known already. A stream that is cut off behind a proxy,
+// or held back by one, looks like one that has nothing to tell.
+func (s *session) miss(id string) {
+	if len(s.missed) == 0 {
+		s.missedTimer.Reset(min(eventTimeout, s.resync))
+	}
+	s.missed[id] = true
 }
 
 // recovered notes that a container could be inspected.
@@ -260,14 +308,13 @@ func (s *session) read(ctx context.Context, id string, limit time.Duration) (*ru
 	return s.host.read(&v), nil
 }
 
-// list reads which containers run; for the first of a session also the kills that the engine
-// remembers, so that a container which was told to stop while nobody listened is not taken for new.
-func (s *session) list(ctx context.Context, first bool) listing {
+// list reads which containers run, and before that the kills that the engine remembers, so that a
+// container which was told to stop while nobody listened, or whose kill was lost on the way, is not
+// taken for one that goes on.
+func (s *session) list(ctx context.Context) listing {
 	var l listing
-	if first {
-		if l.kills, l.err = s.recall(ctx); l.err != nil {
-			return l
-		}
+	if l.kills, l.err = s.recall(ctx); l.err != nil {
+		return l
 	}
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
@@ -320,5 +367,5 @@ func wantedEvents() client.Filters {
 		Add("event",
 			string(events.ActionStart), string(events.ActionDie), string(events.ActionStop), string(events.ActionKill),
 			string(events.ActionDestroy), string(events.ActionPause), string(events.ActionUnPause), string(events.ActionRename),
-			string(events.ActionHealthStatus), string(events.ActionConnect), string(events.ActionDisconnect))
+			string(events.ActionUpdate), string(events.ActionOOM), string(events.ActionHealthStatus), string(events.ActionConnect), string(events.ActionDisconnect))
 }

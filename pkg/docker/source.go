@@ -74,7 +74,7 @@ func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error
 	f := newFleet(s.describer())
 	t := &teller{sets: sets, log: s.Log, rejected: s.Rejected, on: f.host.conventions}
 	pause := &backoff.ExponentialBackOff{
-		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
+		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: time.Second,
 	}
 	pause.Reset()
 	away := false
@@ -83,7 +83,7 @@ func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error
 			pause.Reset()
 			if away {
 				away = false
-				s.Log.Info("docker engine answers again")
+				s.Log.Info("docker engine is followed again")
 			}
 		})
 		if ctx.Err() != nil {
@@ -92,7 +92,7 @@ func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error
 		s.report(err)
 		if !away {
 			away = true
-			s.Log.WithError(err).Warn("docker engine does not answer; what is known of its containers stays")
+			s.Log.WithError(err).Warn("connection to the docker engine is lost; what is known of its containers stays")
 		}
 		if !wait(ctx, pause.NextBackOff()) {
 			return ctx.Err()

@@ -245,6 +245,8 @@ func TestKillDrainsBeforeAnyInspection(t *testing.T) {
 		"by name":                 {"SIGQUIT", "3"},
 		"by number":               {"10", "10"},
 		"real-time":               {"RTMIN+3", "37"},
+		"real-time, in full":      {"SIGRTMIN+3", "37"},
+		"real-time in the event":  {"37", "SIGRTMIN+3"},
 		"a name in the event":     {"", "SIGTERM"},
 		"SIGKILL ends everything": {"SIGQUIT", "9"},
 	}
