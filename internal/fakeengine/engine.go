@@ -26,8 +26,9 @@ const memory = 256
 
 // Engine is one fake engine. Its methods may be used by several goroutines.
 type Engine struct {
-	socket string
-	server *http.Server
+	socket   string
+	server   *http.Server
+	listener net.Listener
 
 	mu         sync.Mutex
 	containers map[string]container.InspectResponse
@@ -83,7 +84,7 @@ func (e *Engine) Up(tb testing.TB) {
 	}
 	server := &http.Server{Handler: e} //nolint:gosec // no stranger connects
 	e.mu.Lock()
-	e.server, e.past = server, nil
+	e.server, e.listener, e.past = server, listener, nil
 	e.mu.Unlock()
 	go func() { _ = server.Serve(listener) }()
 }
@@ -91,9 +92,10 @@ func (e *Engine) Up(tb testing.TB) {
 // Down closes the server and all its connections, like the end of an engine's process.
 func (e *Engine) Down() {
 	e.mu.Lock()
-	server := e.server
+	server, listener := e.server, e.listener
 	e.mu.Unlock()
 	_ = server.Close()
+	_ = listener.Close() // a server that does not serve yet does not know it
 	e.DropStreams()
 }
 

@@ -238,3 +238,34 @@ func TestLastWordsAreHeard(t *testing.T) {
 	e.Kill(c.ID, "15")
 	w.until(t, "c1:draining")
 }
+
+// F2: an address that a new container has is no longer that of another, even if the other's end was
+// lost. Who has moved to another address comes back with that.
+func TestAddressIsHandedOn(t *testing.T) {
+	for _, moved := range []bool{false, true} {
+		t.Run(fmt.Sprintf("moved %v", moved), func(t *testing.T) {
+			e := fakeengine.New(t)
+			c1, c2 := fakeContainer(1), fakeContainer(2)
+			e.Start(c1)
+			w := watch(t, e)
+			w.until(t, "c1:ready")
+			e.Deafen(true)
+			want := "c2:ready"
+			if moved {
+				want = "c1:ready c2:ready"
+				e.Change(c1.ID, func(c *container.InspectResponse) { c.NetworkSettings = fakeContainer(3).NetworkSettings })
+			} else {
+				e.Die(c1.ID)
+			}
+			e.Deafen(false)
+			c2.NetworkSettings = c1.NetworkSettings
+			e.Start(c2)
+			for printed(w.last) != want {
+				w.next(t)
+				if len(w.last) == 2 && w.last[0].Endpoint() == w.last[1].Endpoint() {
+					t.Errorf("both have the address %s", w.last[0].Endpoint())
+				}
+			}
+		})
+	}
+}

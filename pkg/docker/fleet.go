@@ -22,6 +22,7 @@ type fleet struct {
 	awaited    map[string]bool // containers of the first list that are still to be settled
 	legible    bool            // whether a container was ever described
 	changed    bool            // whether there is something to tell
+	displaced  []string        // containers that are to be inspected, since another has their address
 }
 
 // tracked is what is known of one container.
@@ -132,7 +133,9 @@ func (f *fleet) inspected(id string, r *run) bool {
 	if r != nil && !r.started.Equal(t.drained) {
 		t.draining = false
 	}
-	t.run = r
+	if t.run = r; r != nil && (old == nil || !slices.Equal(old.endpoints, r.endpoints)) {
+		f.displace(id, r)
+	}
 	for signal, when := range t.kills {
 		if r != nil && !when.Before(r.started) {
 			f.kill(t, signal)
@@ -145,6 +148,26 @@ func (f *fleet) inspected(id string, r *run) bool {
 		delete(f.containers, id)
 	}
 	return again
+}
+
+// displace takes away the run of whoever had an address before the container that has it now: that run
+// is over, or has moved, although no event has told so yet. Else requests for the one would reach the
+// other.
+func (f *fleet) displace(id string, r *run) {
+	for other, t := range f.containers {
+		if other == id || t.run == nil || t.run.started.After(r.started) || !share(t.run.endpoints, r.endpoints) {
+			continue
+		}
+		t.run, t.discard, f.changed = nil, t.asked, true
+		f.displaced = append(f.displaced, other)
+	}
+}
+
+// share tells whether two lists of endpoints have one in common.
+func share(a, b []endpoint) bool {
+	return slices.ContainsFunc(a, func(e endpoint) bool {
+		return slices.ContainsFunc(b, func(o endpoint) bool { return e.id == o.id && e.address == o.address })
+	})
 }
 
 // gone takes the answer that there is no such container.

@@ -28,6 +28,7 @@ type host struct {
 type run struct {
 	started   time.Time
 	stop      int // the signal by which it is told to stop
+	endpoints []endpoint
 	instances []service.Instance
 	origins   []origin // of each instance
 	rejected  []service.Rejection
@@ -64,7 +65,7 @@ func (h host) read(v *view) *run {
 		return nil
 	}
 	asked := h.asked(v)
-	r := &run{started: v.started, stop: v.stop, name: v.name, remarks: bounded(asked.Notes)}
+	r := &run{started: v.started, stop: v.stop, endpoints: v.endpoints, name: v.name, remarks: bounded(asked.Notes)}
 	if !asked.Hidden {
 		r.off = convention.Off(h.conventions, h.shown(v))
 	}

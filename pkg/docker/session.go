@@ -238,6 +238,11 @@ func (s *session) described(a answer) {
 	if !s.expected[a.id] && !before.Equal(s.fleet.started(a.id)) {
 		s.miss(a.id)
 	}
+	for _, id := range s.fleet.displaced {
+		s.miss(id)
+		s.ask(id)
+	}
+	s.fleet.displaced = nil
 	if again {
 		s.ask(a.id)
 		return

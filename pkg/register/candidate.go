@@ -33,6 +33,9 @@ func (c *candidate) recall(state service.State) {
 	case service.Draining:
 		c.last = &verdict{up: true}
 		c.drained = !c.instance.Started.IsZero()
+	case told:
+		c.drained = !c.instance.Started.IsZero()
+		return
 	default:
 		return // not our words
 	}

@@ -165,11 +165,14 @@ func (h *hall) next() ([]service.Instance, bool) {
 	h.forget(now)
 	h.tell(held)
 	h.open = h.open || !waiting
-	if !h.open || h.sent != nil && reflect.DeepEqual(set, h.sent) {
+	if !h.open {
+		return nil, false
+	}
+	h.remember(set)
+	if h.sent != nil && reflect.DeepEqual(set, h.sent) {
 		return nil, false
 	}
 	h.sent = set
-	h.remember(set)
 	return set, true
 }
 
@@ -182,8 +185,8 @@ func (h *hall) forget(now time.Time) {
 	}
 }
 
-// remember notes what is let through. What an earlier process has noted stays for a while although
-// its Source does not show it: an engine may be slow to describe one of its containers.
+// remember notes what is let through, and what was told to stop before it was. What an earlier process
+// has noted stays for a while although its Source does not show it: an engine may be slow to describe one of its containers.
 func (h *hall) remember(set []service.Instance) {
 	if time.Since(h.began) > forgetAfter {
 		clear(h.recalled)
@@ -191,6 +194,11 @@ func (h *hall) remember(set []service.Instance) {
 	notes := maps.Clone(h.recalled)
 	for k := range set {
 		notes[set[k].ID] = note{Started: set[k].Started, State: set[k].State}
+	}
+	for id, c := range h.candidates {
+		if c.drained && !c.published {
+			notes[id] = note{Started: c.instance.Started, State: told}
+		}
 	}
 	if h.noted == nil || !maps.EqualFunc(notes, h.noted, note.equal) {
 		h.noted = notes

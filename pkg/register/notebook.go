@@ -22,7 +22,10 @@ const (
 	notesRetry = 5 * time.Second        // after one that failed
 )
 
-// note is what the gate remembers of an instance that it has let through.
+// told is the state of an instance that was told to stop before it was let through.
+const told service.State = "told"
+
+// note is what the gate remembers of an instance.
 type note struct {
 	Started time.Time     `json:"started,omitzero"`
 	State   service.State `json:"state"`

@@ -1,0 +1,306 @@
+package histories
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/sidekick-proxy/sidekick/internal/fakeengine"
+	"github.com/sidekick-proxy/sidekick/pkg/register"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// patience is how long a history may take to become quiet.
+const patience = 30 * time.Second
+
+// resync is short, for what is lost must be found.
+const resync = 50 * time.Millisecond
+
+// history is one engine, one registry and what happens to them.
+type history struct {
+	*testing.T
+	engine   *fakeengine.Engine
+	registry register.Registry
+	stored   func(ctx context.Context) ([]service.Instance, error) // what is registered
+	faulty   *memory                                               // nil for a registry without faults
+	agent    *agent
+	boxes    []*box
+
+	mu       sync.Mutex
+	answered map[run]bool         // whether it listened, and its HEALTHCHECK passed, at any time
+	heard    map[netip.Addr]int64 // when somebody last began to listen there
+	over     map[run]bool         // whether it was registered as one that gets no requests any more
+	broken   []string     // what was written and must not be
+}
+
+func newHistory(t *testing.T, registry register.Registry) *history {
+	t.Helper()
+	h := &history{T: t, engine: fakeengine.New(t), answered: map[run]bool{}, heard: map[netip.Addr]int64{}, over: map[run]bool{}}
+	for n := range boxes {
+		h.boxes = append(h.boxes, newBox(n))
+	}
+	h.agent = &agent{
+		engine: h.engine, registry: watched{registry, h.write}, memory: filepath.Join(t.TempDir(), "published.json"), resync: resync,
+	}
+	t.Cleanup(func() {
+		for _, b := range h.boxes {
+			b.silence()
+		}
+	})
+	h.agent.start(context.WithoutCancel(t.Context()))
+	t.Cleanup(func() { h.check(h.agent.end()) })
+	return h
+}
+
+// write looks at what is about to be registered. P1: nothing is there before something answered at its
+// address, and nothing is ready that was seen to be told to stop. F2: no two are ready at one address.
+func (h *history) write(want []service.Instance) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ready := map[netip.AddrPort]string{}
+	for k := range want {
+		i := &want[k]
+		r := runOf(i)
+		// Not more: a run whose events were lost may stand for the one that took its address.
+		if h.heard[i.Address] < r.started {
+			h.broken = append(h.broken, fmt.Sprintf("%s is %s before it answered", i.ID, i.State))
+		}
+		if other := ready[i.Endpoint()]; other != "" && i.State == service.Ready {
+			h.broken = append(h.broken, fmt.Sprintf("%s and %s are ready at %s", i.ID, other, i.Endpoint()))
+		}
+		if i.State == service.Ready {
+			ready[i.Endpoint()] = i.ID
+		}
+		if i.State == service.Draining {
+			h.over[r] = true
+		} else if h.over[r] {
+			h.broken = append(h.broken, fmt.Sprintf("%s is %s after it was told to stop", i.ID, i.State))
+		}
+	}
+}
+
+// answers notes that a box does, before it can.
+func (h *history) answers(b *box) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.answered[b.run()] = true
+}
+
+func (h *history) check(err error) {
+	h.Helper()
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+// until waits for something to come true.
+func (h *history) until(what string, differs func() string) {
+	h.Helper()
+	over := time.Now().Add(patience)
+	for {
+		why := differs()
+		if why == "" {
+			return
+		}
+		if time.Now().After(over) {
+			h.Fatalf("%s: not within %s: %s", what, patience, why)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// returns ends all faults, and waits for the truth to be registered and to stay so over two more lists.
+func (h *history) returns() {
+	h.Helper()
+	h.heal()
+	h.until("the registry equals what runs", h.differs)
+	from, _ := h.engine.Requested("/containers/json")
+	h.until("two more lists", func() string {
+		if count, _ := h.engine.Requested("/containers/json"); count < from+2 {
+			return fmt.Sprintf("%d so far", count-from)
+		}
+		return ""
+	})
+	h.until("the registry still equals what runs", h.differs)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.broken) > 0 {
+		h.Fatalf("what must never be was written: %s", strings.Join(h.broken[:min(len(h.broken), 5)], "; "))
+	}
+}
+
+// differs says how the registry differs from what the history implies. F1, F5.
+func (h *history) differs() string {
+	all, err := h.stored(h.Context())
+	if err != nil {
+		return err.Error()
+	}
+	var faults []string
+	left := map[string]service.Instance{}
+	for _, i := range all {
+		left[i.ID] = i
+	}
+	for _, b := range h.boxes {
+		id := fmt.Sprintf("%s.%s.%d", b.id[:12], b.service(), port)
+		i, registered := left[id]
+		delete(left, id)
+		state := service.State("")
+		if registered {
+			state = i.State
+		}
+		if want := h.allowed(b); !slices.Contains(want, state) {
+			faults = append(faults, fmt.Sprintf("%s: got %q, want one of %q", id, state, want))
+		}
+		if registered && (runOf(&i) != b.run() || i.Address != b.address || i.Service != b.service()) {
+			faults = append(faults, fmt.Sprintf("%s: got %s at %s since %s, want %s at %s since %s", id, i.Service, i.Address, i.Started, b.service(), b.address, b.started))
+		}
+	}
+	for id, i := range left {
+		faults = append(faults, fmt.Sprintf("%s is there as %s", id, i.State))
+	}
+	slices.Sort(faults)
+	return strings.Join(faults, "; ")
+}
+
+// allowed are the states in which a box may be registered once all is quiet; "" is none. What answered
+// in this run, but not to this agent, is not registered until it answers again.
+func (h *history) allowed(b *box) []service.State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch r := b.run(); {
+	case !b.running || !h.answered[r]:
+		return []service.State{""}
+	case b.told:
+		return []service.State{"", service.Draining}
+	case b.paused, b.listener == nil, b.health != "" && b.health != "healthy":
+		return []service.State{"", service.Unhealthy}
+	}
+	return []service.State{service.Ready}
+}
+
+// heal ends all faults.
+func (h *history) heal() {
+	for _, path := range faultyPaths {
+		h.engine.Heal(path)
+	}
+	h.engine.Deafen(false)
+	if h.faulty != nil {
+		h.faulty.fail(0)
+	}
+}
+
+// faultyPaths are what can fail at the engine.
+var faultyPaths = []string{"/containers/json", "/containers/0001", "/containers/0003", "/containers/", "/events", "/_ping"}
+
+// noted waits until the agent has noted all signals: after that, they are never forgotten, even if the
+// engine forgets them and the agent crashes.
+func (h *history) noted() {
+	h.Helper()
+	h.heal()
+	h.until("all stop signals are noted", func() string {
+		text, err := os.ReadFile(h.agent.memory)
+		notes := map[string]struct {
+			Started time.Time
+			State   string
+		}{}
+		if err == nil {
+			err = json.Unmarshal(text, &notes)
+		}
+		for _, b := range h.boxes {
+			if !b.running || !b.told {
+				continue
+			}
+			note := notes[fmt.Sprintf("%s.%s.%d", b.id[:12], b.service(), port)]
+			if !note.Started.Equal(b.started) || note.State != "draining" && note.State != "told" {
+				return fmt.Sprintf("of %s: %v %v", b.name, note, err)
+			}
+		}
+		return ""
+	})
+}
+
+// tell logs events of a box; lost ones reach nobody.
+func (h *history) tell(b *box, lost bool, actions ...events.Action) {
+	h.engine.Deafen(lost)
+	for _, a := range actions {
+		h.engine.EmitContainer(b.id, a)
+	}
+	h.engine.Deafen(false)
+}
+
+func (h *history) signal(b *box, lost bool, number string) {
+	h.engine.Deafen(lost)
+	h.engine.Kill(b.id, number)
+	h.engine.Deafen(false)
+}
+
+// begin starts a box with an address that nobody has; without one it does not start.
+func (h *history) begin(b *box, lost, listens bool) {
+	h.Helper()
+	free := h.freeAddress()
+	if b.running || free < 0 {
+		return
+	}
+	b.exists, b.running, b.paused, b.told = true, true, false, false
+	b.started, b.address = time.Now().UTC(), address(free)
+	if b.health != "" {
+		b.health = "starting"
+	}
+	h.engine.Put(b.described())
+	h.tell(b, lost, events.ActionStart)
+	if listens {
+		h.listen(b)
+	}
+}
+
+func (h *history) listen(b *box) {
+	h.Helper()
+	h.mu.Lock()
+	h.heard[b.address] = time.Now().UnixNano()
+	h.mu.Unlock()
+	if b.health == "" || b.health == "healthy" {
+		h.answers(b)
+	}
+	h.check(b.listen())
+}
+
+// freeAddress is one that no container has, so that what one leaves another takes.
+func (h *history) freeAddress() int {
+	for n := range addresses {
+		if !slices.ContainsFunc(h.boxes, func(b *box) bool { return b.running && b.address == address(n) }) {
+			return n
+		}
+	}
+	return -1
+}
+
+// finish ends a box's run.
+func (h *history) finish(b *box, lost bool, actions ...events.Action) {
+	b.silence()
+	b.running, b.paused, b.told = false, false, false
+	h.engine.Put(b.described())
+	h.tell(b, lost, actions...)
+}
+
+// failures are how requests to the engine go wrong.
+func (h *history) breaks(path string, how int) {
+	switch how % 3 {
+	case 0:
+		h.engine.Fail(path, http.StatusInternalServerError, `{"message":"out of order"}`)
+	case 1:
+		h.engine.Fail(path, http.StatusOK, `{"Id":"00`)
+	case 2:
+		h.engine.Slow(path, 20*time.Millisecond)
+	}
+}
