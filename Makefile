@@ -67,7 +67,7 @@ quick:
 unit: ## unit tests with the race detector, real etcd, HAProxy 2.6 and 3.0 and engine included
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
 
-fuzz: ## every fuzz target for a short time; FUZZTIME is the seconds in all
+fuzz: ## every fuzz target and random histories of containers for a short time; FUZZTIME is the seconds in all
 	@scripts/fuzz $${FUZZTIME:-60}
 
 e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
@@ -88,8 +88,9 @@ golden: ## write the expected files of the golden tests anew
 lint: ## golangci-lint, compiled from source: takes minutes the first time
 	@$(TOOL) golangci-lint run ./...
 
-soak: ## random faults around HAProxy, and fuzz targets, an hour each (SOAKTIME, SOAKSEED, FUZZTIME), and the tests under load
+soak: ## random faults around HAProxy, random histories of containers, and fuzz targets, an hour each (SOAKTIME, SOAKSEED, FUZZTIME), and the tests under load
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 SOAKTIME=$${SOAKTIME:-3600} TEST_WITHOUT="$(WITHOUT) docker" scripts/gotest -timeout 0 -run TestSoak ./e2e
+	@SOAKTIME=$${SOAKTIME:-3600} scripts/gotest -timeout 0 ./e2e/histories -run AnyHistory -rapid.checks=1000000000 -rapid.seed=$${SOAKSEED:-0}
 	@scripts/fuzz $${FUZZTIME:-3600}
 	@TEST_SOAK=1 TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 2h -run UnderLoad ./e2e
 

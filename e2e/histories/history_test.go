@@ -22,10 +22,7 @@ import (
 )
 
 // patience is how long a history may take to become quiet.
-const patience = 30 * time.Second
-
-// resync is short, for what is lost must be found.
-const resync = 50 * time.Millisecond
+const patience = 20 * time.Second
 
 // history is one engine, one registry and what happens to them.
 type history struct {
@@ -41,10 +38,10 @@ type history struct {
 	answered map[run]bool         // whether it listened, and its HEALTHCHECK passed, at any time
 	heard    map[netip.Addr]int64 // when somebody last began to listen there
 	over     map[run]bool         // whether it was registered as one that gets no requests any more
-	broken   []string     // what was written and must not be
+	broken   []string             // what was written and must not be
 }
 
-func newHistory(t *testing.T, registry register.Registry) *history {
+func newHistory(t *testing.T, registry register.Registry, resync time.Duration) *history {
 	t.Helper()
 	h := &history{T: t, engine: fakeengine.New(t), answered: map[run]bool{}, heard: map[netip.Addr]int64{}, over: map[run]bool{}}
 	for n := range boxes {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"pgregory.net/rapid"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // soakTime is the variable with the seconds to go on for; rapid's own flags say how many histories there
@@ -37,8 +39,7 @@ func (s step) String() string {
 
 // steps are what can happen, by name.
 var steps = map[string]func(h *history, b *box, s step){
-	"start":   func(h *history, b *box, s step) { h.begin(b, s.Lost, s.Other%4 != 0) },
-	"start 2": func(h *history, b *box, s step) { h.begin(b, s.Lost, s.Other%4 != 0) },
+	"start": func(h *history, b *box, s step) { h.begin(b, s.Lost, s.Other%4 != 0) },
 	"listen": func(h *history, b *box, _ step) {
 		if b.running {
 			h.listen(b)
@@ -83,7 +84,7 @@ var steps = map[string]func(h *history, b *box, s step){
 			h.tell(b, s.Lost, map[bool]events.Action{true: events.ActionPause, false: events.ActionUnPause}[b.paused])
 		}
 	},
-	"health": func(h *history, b *box, s step) { h.turnHealth(h.boxes[2], s) },
+	"health": func(h *history, _ *box, s step) { h.turnHealth(h.boxes[2], s) },
 	"rename": func(h *history, b *box, s step) {
 		if b.exists {
 			b.name = fmt.Sprintf("n%d-%d", s.Box, s.Other%3)
@@ -149,16 +150,19 @@ func (h *history) turnHealth(b *box, s step) {
 	h.tell(b, s.Lost, events.Action("health_status: "+b.health))
 }
 
-// aStep draws one.
-func aStep() *rapid.Generator[step] {
-	names := sortedNames()
-	return rapid.Custom(func(t *rapid.T) step {
+// aHistory draws one. Each is made of a few kinds of steps and containers, so that in some what belongs
+// together comes together.
+func aHistory(t *rapid.T, most int) []step {
+	names := rapid.SliceOfNDistinct(rapid.SampledFrom(slices.Sorted(maps.Keys(steps))), 1, 8, rapid.ID).Draw(t, "kinds")
+	names = append(names, "start")
+	last := rapid.IntRange(0, boxes-1).Draw(t, "boxes")
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			What: rapid.SampledFrom(names).Draw(t, "what"), Box: rapid.IntRange(0, boxes-1).Draw(t, "box"),
+			What: rapid.SampledFrom(names).Draw(t, "what"), Box: rapid.IntRange(0, last).Draw(t, "box"),
 			Other: rapid.IntRange(0, 7).Draw(t, "variant"), Lost: rapid.IntRange(0, 3).Draw(t, "lost") == 3,
 			Pause: time.Duration(rapid.SampledFrom([]int{0, 0, 1, 3, 10, 40}).Draw(t, "pause")) * time.Millisecond,
 		}
-	})
+	}), 1, most).Draw(t, "steps")
 }
 
 // play lets all happen, and then waits for the truth.
@@ -174,17 +178,18 @@ func (h *history) play(all []step) {
 }
 
 // playAll draws histories until the time is over.
-func playAll(t *testing.T, length time.Duration, most int, start func(t *testing.T) *history) {
+func playAll(t *testing.T, length time.Duration, most int, start func(t *testing.T, resync time.Duration) *history) {
 	t.Helper()
 	over, played := time.Now().Add(length), 0
 	rapid.Check(t, func(rt *rapid.T) {
-		all := rapid.SliceOfN(aStep(), 1, most).Draw(rt, "steps")
+		all := aHistory(rt, most)
+		resync := time.Duration(rapid.SampledFrom([]int{20, 20, 150}).Draw(rt, "resync")) * time.Millisecond
 		if played > 0 && time.Now().After(over) && !t.Failed() {
 			return
 		}
 		played++
 		// A subtest, so that each history has its engine and cleans up after itself.
-		if !t.Run("history", func(t *testing.T) { start(t).play(all) }) {
+		if !t.Run("history", func(t *testing.T) { start(t, resync).play(all) }) {
 			rt.Fatalf("history of %d steps: %v", len(all), all)
 		}
 	})
@@ -210,13 +215,26 @@ func length(t *testing.T) time.Duration {
 // no time is a container registered before it answered, and none that was told to stop is ready again
 // (P1). What one container leaves, its address too, is not taken for the next (F2).
 func TestAnyHistoryEndsInTheTruth(t *testing.T) {
-	playAll(t, length(t), 40, func(t *testing.T) *history {
+	playAll(t, length(t), 40, func(t *testing.T, resync time.Duration) *history {
 		t.Helper()
 		m := &memory{}
-		h := newHistory(t, m)
+		h := newHistory(t, m, resync)
 		h.faulty, h.stored = m, m.all
 		return h
 	})
 }
 
-func sortedNames() []string { return slices.Sorted(maps.Keys(steps)) }
+// TestAnyHistoryReachesEtcd is the same with a real etcd, which is slower: what is registered is read
+// from its keys.
+func TestAnyHistoryReachesEtcd(t *testing.T) {
+	e := newEtcd(t)
+	n := 0
+	playAll(t, length(t)/2, 25, func(t *testing.T, resync time.Duration) *history {
+		t.Helper()
+		n++
+		prefix := fmt.Sprintf("/history%d", n)
+		h := newHistory(t, e.registry(prefix), resync)
+		h.stored = func(ctx context.Context) ([]service.Instance, error) { return e.instances(ctx, prefix) }
+		return h
+	})
+}

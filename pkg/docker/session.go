@@ -124,7 +124,7 @@ func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended
 		case err := <-ended:
 			return err
 		case a := <-s.answers:
-			if err := s.answered(a); err != nil {
+			if err := s.allAnswered(a); err != nil {
 				return err
 			}
 		case l := <-s.lists:
@@ -197,6 +197,20 @@ func (s *session) dispatch(ctx context.Context, wg *sync.WaitGroup) {
 			limit = firstTimeout
 		}
 		wg.Go(func() { s.answers <- s.inspect(ctx, id, limit) })
+	}
+}
+
+// allAnswered takes in an answer and those that have come meanwhile, so that one set tells of them.
+func (s *session) allAnswered(a answer) error {
+	for {
+		if err := s.answered(a); err != nil {
+			return err
+		}
+		select {
+		case a = <-s.answers:
+		default:
+			return nil
+		}
 	}
 }
 

@@ -186,7 +186,8 @@ func (h *hall) forget(now time.Time) {
 }
 
 // remember notes what is let through, and what was told to stop before it was. What an earlier process
-// has noted stays for a while although its Source does not show it: an engine may be slow to describe one of its containers.
+// has noted stays for a while although its Source does not show it: an engine may be slow to describe
+// one of its containers.
 func (h *hall) remember(set []service.Instance) {
 	if time.Since(h.began) > forgetAfter {
 		clear(h.recalled)
