@@ -182,11 +182,11 @@ func playAll(t *testing.T, length time.Duration, most int, start func(t *testing
 	t.Helper()
 	over, played := time.Now().Add(length), 0
 	rapid.Check(t, func(rt *rapid.T) {
-		all := aHistory(rt, most)
-		resync := time.Duration(rapid.SampledFrom([]int{20, 20, 150}).Draw(rt, "resync")) * time.Millisecond
 		if played > 0 && time.Now().After(over) && !t.Failed() {
 			return
 		}
+		all := aHistory(rt, most)
+		resync := time.Duration(rapid.SampledFrom([]int{20, 20, 150}).Draw(rt, "resync")) * time.Millisecond
 		played++
 		// A subtest, so that each history has its engine and cleans up after itself.
 		if !t.Run("history", func(t *testing.T) { start(t, resync).play(all) }) {
