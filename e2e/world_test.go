@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/enginetest"
+	"github.com/sidekick-proxy/sidekick/internal/hosttest"
 	"github.com/sidekick-proxy/sidekick/internal/load"
 	"github.com/sidekick-proxy/sidekick/internal/proctest"
 )
@@ -37,9 +38,10 @@ type world struct {
 	engine *enginetest.Engine // nil in a world without containers
 
 	agent, etcd, proxy *proctest.Process
-	external           bool     // HAProxy is a process of its own
-	registry           string   // "embedded" or a URL
-	extra              []string // more settings of the agent
+	external           bool           // HAProxy is a process of its own
+	registry           string         // "embedded" or a URL
+	extra              []string       // more settings of the agent
+	inside             *hosttest.Host // where programs run; nil for this machine itself
 }
 
 // Who holds the registry and HAProxy.
@@ -81,7 +83,7 @@ func emptyWorld(t *testing.T) *world {
 	return w
 }
 
-// end shows what was said if the test failed, and removes everything.
+// end shows what was said if the test failed, and removes everything. It may be called again.
 func (w *world) end() {
 	if w.Failed() {
 		for _, p := range []*proctest.Process{w.agent, w.proxy, w.etcd} {
@@ -95,6 +97,7 @@ func (w *world) end() {
 	}
 	if w.engine != nil {
 		w.sweep()
+		w.engine = nil
 	}
 	for _, p := range []*proctest.Process{w.agent, w.proxy, w.etcd} {
 		if p != nil {
@@ -140,7 +143,11 @@ func (w *world) haproxyFlags() []string {
 
 func (w *world) start(name string, args ...string) *proctest.Process {
 	w.Helper()
-	p, err := proctest.Start(name, w.path(name+".log"), programs.sidekick, args...)
+	line := append([]string{programs.sidekick}, args...)
+	if w.inside != nil {
+		line = w.inside.Command(w.ctx, line[0], line[1:]...).Args
+	}
+	p, err := proctest.Start(name, w.path(name+".log"), line[0], line[1:]...)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -197,6 +204,9 @@ type app struct {
 	grace   string // what it does after its stop signal: "1s" accepts on, "0s" exits at once
 	delay   string // before it listens
 	publish bool
+	port    int               // published there; any if publish is set
+	says    string            // what it calls itself, instead of its short id
+	restart string            // restart policy
 	labels  map[string]string // more of them
 	name    string
 }
@@ -212,15 +222,14 @@ func (w *world) container(a app) *enginetest.Container {
 	}
 	maps.Copy(labels, a.labels)
 	env := map[string]string{}
-	if a.grace != "" {
-		env["GRACE"] = a.grace
+	for variable, value := range map[string]string{"GRACE": a.grace, "DELAY": a.delay, "NAME": a.says} {
+		if value != "" {
+			env[variable] = value
+		}
 	}
-	if a.delay != "" {
-		env["DELAY"] = a.delay
-	}
-	spec := enginetest.Spec{Image: programs.image, Name: a.name, Network: w.run, Labels: labels, Env: env}
-	if a.publish {
-		spec.Publish = map[string]string{"8000/tcp": w.host + ":0"}
+	spec := enginetest.Spec{Image: programs.image, Name: a.name, Network: w.run, Labels: labels, Env: env, Restart: a.restart}
+	if a.publish || a.port > 0 {
+		spec.Publish = map[string]string{"8000/tcp": w.host + ":" + strconv.Itoa(a.port)}
 	}
 	box, err := w.engine.Start(w.ctx, spec)
 	if err != nil {

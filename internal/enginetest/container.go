@@ -145,14 +145,23 @@ func (c *Container) Kill(ctx context.Context, signal string) error {
 // Crash kills the container's process behind the engine's back. It works only where the engine's
 // processes are this machine's, and needs root.
 func (c *Container) Crash(ctx context.Context) error {
+	pid, err := c.PID(ctx)
+	if err != nil {
+		return err
+	}
+	return c.named("crash", syscall.Kill(pid, syscall.SIGKILL))
+}
+
+// PID is the number of the container's process, where the engine runs.
+func (c *Container) PID(ctx context.Context) (int, error) {
 	found, err := c.api.ContainerInspect(ctx, c.ID, client.ContainerInspectOptions{})
 	if err != nil {
-		return c.named("inspect", err)
+		return 0, c.named("inspect", err)
 	}
 	if found.Container.State == nil || found.Container.State.Pid <= 0 {
-		return c.named("crash", errors.New("it does not run"))
+		return 0, c.named("find the process of", errors.New("it does not run"))
 	}
-	return c.named("crash", syscall.Kill(found.Container.State.Pid, syscall.SIGKILL))
+	return found.Container.State.Pid, nil
 }
 
 // Remove removes the container, running or not, as docker rm -f does.

@@ -35,7 +35,16 @@ type Engine struct {
 // Open connects to the engine that the usual DOCKER_* variables name, and asks whether it answers.
 // run names what this run makes: letters, digits, "-" and "_".
 func Open(ctx context.Context, run string) (*Engine, error) {
-	api, err := client.New(client.FromEnv)
+	return open(ctx, run, client.FromEnv)
+}
+
+// OpenAt connects to the engine at an address as in DOCKER_HOST.
+func OpenAt(ctx context.Context, host, run string) (*Engine, error) {
+	return open(ctx, run, client.WithHost(host))
+}
+
+func open(ctx context.Context, run string, where client.Opt) (*Engine, error) {
+	api, err := client.New(where)
 	if err != nil {
 		return nil, fmt.Errorf("docker engine: %w", err)
 	}
