@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/enginetest"
@@ -18,28 +19,11 @@ const containerHost = "whoami.bench"
 // benchContainers starts containers one by one, and measures the time from the moment that each
 // listens, by its own word, to the first answer that it gives through HAProxy.
 func benchContainers(ctx context.Context, binary, program, whoami string, count int, bound time.Duration) error {
-	b, err := newBed(ctx, binary, program)
+	b, engine, err := newHost(ctx, binary, program, whoami)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	engine, err := enginetest.Open(ctx, "bench")
-	if err != nil {
-		return err
-	}
-	b.closers = append(b.closers, func() { engine.Close() }, func() { _ = engine.Sweep(context.WithoutCancel(ctx)) })
-	if err := engine.BuildImage(ctx, "sidekick-bench/whoami", whoami, "8000/tcp"); err != nil {
-		return err
-	}
-	if _, err := engine.Network(ctx, "sidekick-bench"); err != nil {
-		return err
-	}
-	if err := b.fill(ctx, 100); err != nil {
-		return err
-	}
-	if _, err := b.startAgent(ctx, ""); err != nil {
-		return err
-	}
 	var took []time.Duration
 	for range count {
 		t, err := b.oneContainer(ctx, engine)
@@ -54,24 +38,129 @@ func benchContainers(ctx context.Context, binary, program, whoami string, count 
 	return nil
 }
 
-// oneContainer starts a container, waits until it answers through HAProxy, and removes it again.
-func (b *bed) oneContainer(ctx context.Context, engine *enginetest.Engine) (time.Duration, error) {
-	container, err := engine.Start(ctx, enginetest.Spec{
-		Image: "sidekick-bench/whoami", Network: "sidekick-bench", Env: map[string]string{"GRACE": "0"},
-		Labels: map[string]string{"sidekick.service": "whoami", "sidekick.host": containerHost},
-	})
+// newHost is a bed with 100 instances and an agent that watches the machine's engine.
+func newHost(ctx context.Context, binary, program, whoami string) (*bed, *enginetest.Engine, error) {
+	b, err := newBed(ctx, binary, program)
+	if err != nil {
+		return nil, nil, err
+	}
+	engine, err := b.withEngine(ctx, whoami)
+	if err != nil {
+		b.close()
+		return nil, nil, err
+	}
+	return b, engine, nil
+}
+
+func (b *bed) withEngine(ctx context.Context, whoami string) (*enginetest.Engine, error) {
+	engine, err := enginetest.Open(ctx, "bench")
+	if err != nil {
+		return nil, err
+	}
+	b.closers = append(b.closers, func() { engine.Close() }, func() { _ = engine.Sweep(context.WithoutCancel(ctx)) })
+	if err := engine.BuildImage(ctx, "sidekick-bench/whoami", whoami, "8000/tcp"); err != nil {
+		return nil, err
+	}
+	if _, err := engine.Network(ctx, "sidekick-bench"); err != nil {
+		return nil, err
+	}
+	if err := b.fill(ctx, 100); err != nil {
+		return nil, err
+	}
+	_, err = b.startAgent(ctx, "")
+	return engine, err
+}
+
+// benchStops sends containers that answer their stop signal, and measures the time from the engine's
+// event, by its own clock, until HAProxy has taken the server out.
+func benchStops(ctx context.Context, binary, program, whoami string, count int) error {
+	b, engine, err := newHost(ctx, binary, program, whoami)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	var took []time.Duration
+	for range count {
+		t, err := b.oneStop(ctx, engine)
+		if err != nil {
+			return err
+		}
+		took = append(took, t)
+	}
+	fmt.Printf("\n%d containers that are told to stop, one after the other\n", count)
+	fmt.Printf("  %-48s p50 %.2f ms, p95 %.2f ms, p99 %.2f ms, at most %.2f ms\n", "kill event → server disabled in HAProxy",
+		ms(quantile(took, 0.5)), ms(quantile(took, 0.95)), ms(quantile(took, 0.99)), ms(quantile(took, 1)))
+	return nil
+}
+
+// oneStop starts a container, waits until it answers, and tells it to stop.
+func (b *bed) oneStop(ctx context.Context, engine *enginetest.Engine) (time.Duration, error) {
+	container, err := startOne(ctx, engine, "5s")
 	if err != nil {
 		return 0, err
 	}
 	defer container.Remove(context.WithoutCancel(ctx)) //nolint:errcheck // swept at the end
-	var answered time.Time
-	var since int64
-	err = until(ctx, "container "+container.Short(), b.agent, func() bool {
-		name, listening := whoAnswers(b.agentFront)
-		answered, since = time.Now(), listening
-		return name == container.Short()
+	if _, _, err := b.untilAnswered(ctx, container); err != nil {
+		return 0, err
+	}
+	if err := container.Kill(ctx, "TERM"); err != nil {
+		return 0, err
+	}
+	var out time.Time
+	err = until(ctx, "stop of "+container.Short(), b.agent, func() bool {
+		disabled := b.disabled(ctx, container)
+		out = time.Now()
+		return disabled
 	})
-	return answered.Sub(time.Unix(0, since)), err
+	if err != nil {
+		return 0, err
+	}
+	killed, err := container.Killed(ctx)
+	return out.Sub(killed), err
+}
+
+// disabled asks HAProxy whether a container's server gets no requests.
+func (b *bed) disabled(ctx context.Context, c *enginetest.Container) bool {
+	answers, err := say(ctx, b.runtimeSocket, "show servers state be_whoami")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(answers[0]) {
+		if words := strings.Fields(line); len(words) > 6 && strings.Contains(words[3], "-"+c.Short()[:8]+"-") {
+			return words[6] != "0"
+		}
+	}
+	return true // gone already
+}
+
+// startOne starts a container.
+func startOne(ctx context.Context, engine *enginetest.Engine, grace string) (*enginetest.Container, error) {
+	return engine.Start(ctx, enginetest.Spec{
+		Image: "sidekick-bench/whoami", Network: "sidekick-bench", Env: map[string]string{"GRACE": grace},
+		Labels: map[string]string{"sidekick.service": "whoami", "sidekick.host": containerHost},
+	})
+}
+
+// untilAnswered waits until a container answers through HAProxy, and returns when it did and since
+// when it listens, by its own word.
+func (b *bed) untilAnswered(ctx context.Context, c *enginetest.Container) (answered, listening time.Time, err error) {
+	err = until(ctx, "container "+c.Short(), b.agent, func() bool {
+		name, since := whoAnswers(b.agentFront)
+		answered, listening = time.Now(), time.Unix(0, since)
+		return name == c.Short()
+	})
+	return answered, listening, err
+}
+
+// oneContainer starts a container, waits until it answers through HAProxy, and removes it again.
+func (b *bed) oneContainer(ctx context.Context, engine *enginetest.Engine) (time.Duration, error) {
+	container, err := startOne(ctx, engine, "0")
+	if err != nil {
+		return 0, err
+	}
+	defer container.Remove(context.WithoutCancel(ctx)) //nolint:errcheck // swept at the end
+	answered, listening, err := b.untilAnswered(ctx, container)
+	return answered.Sub(listening), err
 }
 
 // whoAnswers asks the front end once and returns the answering container and since when it listens.

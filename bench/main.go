@@ -95,6 +95,12 @@ func parts(o options) []part {
 			}
 			return benchContainers(ctx, o.binary, program, besides(o.binary, "whoami"), o.containers, bound)
 		}},
+		{"stops", func(ctx context.Context, program string) error {
+			if o.containers == 0 {
+				return nil
+			}
+			return benchStops(ctx, o.binary, program, besides(o.binary, "whoami"), 3*o.containers)
+		}},
 	}
 }
 

@@ -269,12 +269,12 @@ func (h *handover) withoutAgent() {
 }
 
 // withoutEngine kills the engine, and lets a container's process crash before it is back. Published ports
-// are cut off while it starts, so of each service there are fewer than the places at which HAProxy tries
-// a request. The port of who crashed is not handed on at once: no engine took it away at the crash, so
+// are cut off while it starts, so each service has one of them at most: HAProxy tries a request at another
+// server than the last, not at one that it has not tried. The port of who crashed is not handed on at once: no engine took it away at the crash, so
 // HAProxy may be about to connect to it, for as long as timeout.connect says.
 func (h *handover) withoutEngine() {
 	h.Helper()
-	h.thin(2)
+	h.thin(1)
 	var victim *moving
 	pid := 0
 	if len(h.running) > 0 {

@@ -164,6 +164,27 @@ func (c *Container) PID(ctx context.Context) (int, error) {
 	return found.Container.State.Pid, nil
 }
 
+// Killed is when the engine told of the last signal to the container, by its own clock. It is asked
+// from its memory, which is short.
+func (c *Container) Killed(ctx context.Context) (time.Time, error) {
+	var last time.Time
+	stream := c.api.Events(ctx, client.EventsListOptions{
+		Since: "0", Until: strconv.FormatInt(time.Now().Unix()+1, 10),
+		Filters: make(client.Filters).Add("container", c.ID).Add("event", "kill"),
+	})
+	for {
+		select {
+		case e := <-stream.Messages:
+			last = time.Unix(0, e.TimeNano)
+		case err := <-stream.Err:
+			if last.IsZero() {
+				return last, c.named("ask for signals to", errors.Join(err, errors.New("none is remembered")))
+			}
+			return last, nil
+		}
+	}
+}
+
 // Remove removes the container, running or not, as docker rm -f does.
 func (c *Container) Remove(ctx context.Context) error {
 	_, err := c.api.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
