@@ -160,6 +160,19 @@ GET     /containers/ID/archive?path=/
 GET     /containers/ID/archive?path=/json
 GET     /containers/ID/json/../archive?path=/
 GET     /containers/ID/logs?stdout=1
+GET     /containers/ID/export
+GET     /containers/ID/top
+GET     /containers/ID/stats?stream=0
+GET     /containers/ID/attach/ws                    Upgrade:websocket
+POST    /containers/ID/exec                         Content-Length:0
+POST    /build                                      Content-Length:0
+PATCH   /containers/json
+TRACE   /containers/json
+GET     /exec/ID/json
+GET     /secrets
+GET     /swarm
+GET     /system/df
+GET     /volumes
 GET     /images/json
 GET     /v1.41/images/json
 GET     /info

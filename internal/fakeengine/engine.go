@@ -190,6 +190,10 @@ func (e *Engine) Requested(path string) (count int, next <-chan struct{}) {
 // ServeHTTP answers like the engine, for tests that bring their own listener.
 func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := withoutVersion(r.URL.Path)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		answer(w, http.StatusMethodNotAllowed, map[string]string{"message": "this engine is only read: " + r.Method + " " + path})
+		return
+	}
 	if f, ok := e.note(path); ok {
 		if !f.wait(r.Context()) {
 			return

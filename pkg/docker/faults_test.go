@@ -2,12 +2,15 @@ package docker
 
 import (
 	"net/http"
+	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
 
 	"github.com/sidekick-proxy/sidekick/internal/fakeengine"
 )
@@ -142,4 +145,33 @@ func TestResyncRepairsLostEvents(t *testing.T) {
 	e.Put(c2)
 	w.until(t, "c2:ready")
 	w.silent(t, "/containers/json", 5) // equal lists say nothing
+}
+
+// Four questions are enough, all of which only read: an agent behind a filter that lets nothing else
+// through registers all the same. A network that it may not ask for counts as a bridge.
+func TestLeastPrivilege(t *testing.T) {
+	asked := regexp.MustCompile(`^/(_ping|events|containers/json|containers/[0-9a-f]{64}/json|networks/front1)$`)
+	e := fakeengine.New(t)
+	e.Fail("/networks/", http.StatusForbidden, `{"message":"not let through"}`)
+	c := fakeContainer(1)
+	c.NetworkSettings.Networks = map[string]*network.EndpointSettings{
+		"front": {NetworkID: "front1", IPAddress: netip.MustParseAddr("10.9.0.2")},
+	}
+	e.PutNetwork("front1", "macvlan")
+	e.Start(c)
+	w := watch(t, e, func(s *Source) { s.Resync = 20 * time.Millisecond })
+	w.until(t, "c1:ready")
+	if got, want := w.last[0].Endpoint().String()+" "+w.last[0].Scope, "10.9.0.2:80 node"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	e.Kill(c.ID, "15")
+	w.until(t, "c1:draining")
+	e.DropStreams()
+	e.Die(c.ID)
+	w.until(t, "")
+	for _, path := range e.Requests() {
+		if !asked.MatchString(path) {
+			t.Errorf("the engine was asked for %s, which no filter lets through", path)
+		}
+	}
 }
