@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:850 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:910 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -93,7 +93,7 @@ soak: ## random faults around HAProxy, random histories of containers, and fuzz 
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 SOAKTIME=$${SOAKTIME:-3600} TEST_WITHOUT="$(WITHOUT) docker" scripts/gotest -timeout 0 -run TestSoak ./e2e
 	@SOAKTIME=$${SOAKTIME:-3600} scripts/gotest -timeout 0 ./e2e/histories -run AnyHistory -rapid.checks=$$(($${SOAKTIME:-3600} * 100)) -rapid.seed=$${SOAKSEED:-0}
 	@scripts/fuzz $${FUZZTIME:-3600}
-	@TEST_SOAK=1 TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 2h -run UnderLoad ./e2e
+	@TEST_SOAK=1 SOAKTIME=$${SOAKTIME:-3600} TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 0 -run UnderLoad ./e2e
 
 clean: ## remove what make made
 	@rm -rf bin .stages

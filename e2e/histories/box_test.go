@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	boxes     = 5
-	addresses = 3 // fewer than containers, so that they are handed on
+	boxes     = 10
+	addresses = 6 // fewer than containers, so that they are handed on
 	port      = 8000
 )
 
