@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -288,14 +289,7 @@ func (h *handover) withoutEngine() {
 	}
 	h.check(h.inside.StartEngine(h.ctx, liveRestore))
 	if victim != nil {
-		h.until("the engine knows that it has ended", func() error {
-			if _, err := victim.box.PID(h.ctx); err == nil {
-				return fmt.Errorf("%s runs", victim.name)
-			}
-			return nil
-		})
-		h.check(victim.box.Remove(h.ctx))
-		h.left(slices.IndexFunc(h.running, func(m moving) bool { return m.name == victim.name }))
+		h.crashed(*victim)
 		h.free[len(h.free)-1] = h.fresh()
 	}
 	h.settled()
@@ -310,7 +304,7 @@ func (h *handover) thin(most int) {
 			if len(of) <= most {
 				break
 			}
-			h.finish(slices.IndexFunc(h.running, func(m moving) bool { return m.name == of[0].name }))
+			h.finish(h.index(of[0]))
 		}
 	}
 }
@@ -323,17 +317,26 @@ func (h *handover) fresh() int {
 
 func (h *handover) crashOne() {
 	h.Helper()
-	n := h.rng.IntN(len(h.running))
-	m := h.running[n]
+	m := h.running[h.rng.IntN(len(h.running))]
 	h.crash(m.box, h.pid(m))
-	h.until("it has ended", func() error {
+	h.crashed(m)
+}
+
+// crashed waits until the engine knows that a container has ended, and removes it.
+func (h *handover) crashed(m moving) {
+	h.Helper()
+	h.until("the engine knows the end of "+m.name, func() error {
 		if _, err := m.box.PID(h.ctx); err == nil {
-			return fmt.Errorf("%s runs", m.name)
+			return errors.New("it runs")
 		}
 		return nil
 	})
 	h.check(m.box.Remove(h.ctx))
-	h.left(n)
+	h.left(h.index(m))
+}
+
+func (h *handover) index(m moving) int {
+	return slices.IndexFunc(h.running, func(other moving) bool { return other.name == m.name })
 }
 
 // settled waits until what runs is what is registered, is what HAProxy has, is who answers.

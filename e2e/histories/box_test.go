@@ -103,16 +103,19 @@ func (b *box) listen() error {
 		return err
 	}
 	b.listener = l
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.Close()
-		}
-	}()
+	go accept(l)
 	return nil
+}
+
+// accept takes connections and closes them, until the listener is closed.
+func accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_ = c.Close()
+	}
 }
 
 // silence ends what listens.

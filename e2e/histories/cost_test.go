@@ -26,18 +26,8 @@ func crowd(tb testing.TB, number int) []container.InspectResponse {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.Close()
-		}
-	}()
-	tb.Cleanup(func() { _ = l.Close(); <-done })
+	go accept(l)
+	tb.Cleanup(func() { _ = l.Close() })
 	at := netip.MustParseAddrPort(l.Addr().String())
 	all := make([]container.InspectResponse, number)
 	for n := range all {
