@@ -64,7 +64,10 @@ func (s store) untilRegistered(tb testing.TB, prefix string, number int) *client
 	tb.Helper()
 	over := time.Now().Add(time.Minute)
 	for {
-		resp, err := s.Get(tb.Context(), service.InstancesKey(prefix, node), clientv3.WithPrefix())
+		resp, err := s.Get(tb.Context(), service.InstancesKey(prefix, node), clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err == nil && resp.Count == int64(number) {
+			resp, err = s.Get(tb.Context(), service.InstancesKey(prefix, node), clientv3.WithPrefix())
+		}
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -72,7 +75,7 @@ func (s store) untilRegistered(tb testing.TB, prefix string, number int) *client
 			return resp
 		}
 		if time.Now().After(over) {
-			tb.Fatalf("%d of %d instances are registered", len(resp.Kvs), number)
+			tb.Fatalf("%d of %d instances are registered", resp.Count, number)
 		}
 		<-time.After(time.Millisecond)
 	}
