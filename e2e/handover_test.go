@@ -141,7 +141,7 @@ type moving struct {
 func handoverTime(t *testing.T) time.Duration {
 	t.Helper()
 	if os.Getenv(soakTime) == "" {
-		return 40 * time.Second
+		return 30 * time.Second
 	}
 	return soakLength(t)
 }

@@ -9,9 +9,12 @@ package histories
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -46,7 +49,8 @@ type agent struct {
 	linger   time.Duration
 
 	mu     sync.Mutex
-	source []service.Instance // what the source sent last
+	told   map[run]bool // runs that the gate has heard to be told to stop
+	broken []string     // what came out of the gate and must not
 	stop   context.CancelFunc
 	done   chan error
 }
@@ -54,8 +58,12 @@ type agent struct {
 // start begins to run the stages.
 func (a *agent) start(ctx context.Context) {
 	ctx, a.stop = context.WithCancel(ctx)
+	if a.told == nil {
+		a.told = map[run]bool{}
+	}
 	a.done = make(chan error, 1)
-	found, candidates, wanted := make(chan []service.Instance), make(chan []service.Instance), make(chan []service.Instance)
+	found, candidates := make(chan []service.Instance), make(chan []service.Instance)
+	passed, wanted := make(chan []service.Instance), make(chan []service.Instance)
 	source := &docker.Source{
 		Host: a.engine.Host(), Node: node, Advertise: netip.MustParseAddr("192.0.2.1"), ExposeAll: true, Log: quiet(), Resync: a.resync,
 	}
@@ -65,30 +73,65 @@ func (a *agent) start(ctx context.Context) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return source.Run(ctx, found) })
-	g.Go(func() error { return a.pass(ctx, found, candidates) })
-	g.Go(func() error { return gate.Run(ctx, candidates, wanted) })
+	g.Go(func() error { return a.watchSource(ctx, found, candidates) })
+	g.Go(func() error { return gate.Run(ctx, candidates, passed) })
+	g.Go(func() error { return a.watchGate(ctx, passed, wanted) })
 	joined, part := make(chan register.Set), register.Part{Origin: service.FromContainer, In: wanted}
 	g.Go(func() error { return register.Join(ctx, joined, part) })
 	g.Go(func() error { return errors.Join(publisher.Run(ctx, joined), context.Canceled) })
 	go func() { a.done <- g.Wait() }()
 }
 
-// pass takes down what the source sends on its way to the gate.
-func (a *agent) pass(ctx context.Context, in <-chan []service.Instance, out chan<- []service.Instance) error {
+// watchSource notes who is told to stop, once the gate has heard it.
+func (a *agent) watchSource(ctx context.Context, in <-chan []service.Instance, out chan<- []service.Instance) error {
 	for {
-		select {
-		case set := <-in:
-			a.mu.Lock()
-			a.source = set
-			a.mu.Unlock()
-			select {
-			case out <- set:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		case <-ctx.Done():
-			return ctx.Err()
+		set, err := pass(ctx, in, out)
+		if err != nil {
+			return err
 		}
+		a.mu.Lock()
+		for k := range set {
+			if set[k].State == service.Draining {
+				a.told[runOf(&set[k])] = true
+			}
+		}
+		a.mu.Unlock()
+	}
+}
+
+// watchGate looks for what must never come out of the gate after that: anything but the word that such
+// a run gets no requests, ever again. P1.
+func (a *agent) watchGate(ctx context.Context, in <-chan []service.Instance, out chan<- []service.Instance) error {
+	for {
+		a.mu.Lock()
+		told := maps.Clone(a.told) // before the set is taken
+		a.mu.Unlock()
+		set, err := pass(ctx, in, out)
+		if err != nil {
+			return err
+		}
+		for k := range set {
+			if i := &set[k]; told[runOf(i)] && i.State != service.Draining {
+				a.mu.Lock()
+				a.broken = append(a.broken, fmt.Sprintf("%s is let through as %s after the gate heard that it is told to stop", i.ID, i.State))
+				a.mu.Unlock()
+			}
+		}
+	}
+}
+
+// pass passes one set on.
+func pass(ctx context.Context, in <-chan []service.Instance, out chan<- []service.Instance) (set []service.Instance, err error) {
+	select {
+	case set = <-in:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case out <- set:
+		return set, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
@@ -120,16 +163,11 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// sent is what the source sent last of a run, and whether it is in there.
-func (a *agent) sent(r run) (service.State, bool) {
+// faults is what came out of the gate and must not.
+func (a *agent) faults() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, i := range a.source {
-		if runOf(&i) == r {
-			return i.State, true
-		}
-	}
-	return "", false
+	return slices.Clone(a.broken)
 }
 
 // run is one run of a container.

@@ -27,12 +27,11 @@ const patience = 20 * time.Second
 // history is one engine, one registry and what happens to them.
 type history struct {
 	*testing.T
-	engine   *fakeengine.Engine
-	registry register.Registry
-	stored   func(ctx context.Context) ([]service.Instance, error) // what is registered
-	faulty   *memory                                               // nil for a registry without faults
-	agent    *agent
-	boxes    []*box
+	engine *fakeengine.Engine
+	stored func(ctx context.Context) ([]service.Instance, error) // what is registered
+	faulty *memory                                               // nil for a registry without faults
+	agent  *agent
+	boxes  []*box
 
 	mu       sync.Mutex
 	answered map[run]bool         // whether it listened, and its HEALTHCHECK passed, at any time
@@ -132,8 +131,8 @@ func (h *history) returns() {
 	h.until("the registry still equals what runs", h.differs)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.broken) > 0 {
-		h.Fatalf("what must never be was written: %s", strings.Join(h.broken[:min(len(h.broken), 5)], "; "))
+	if broken := append(h.agent.faults(), h.broken...); len(broken) > 0 {
+		h.Fatalf("what must never be was written: %s", strings.Join(broken[:min(len(broken), 5)], "; "))
 	}
 }
 
