@@ -269,3 +269,26 @@ func TestAddressIsHandedOn(t *testing.T) {
 		})
 	}
 }
+
+// P1: a stop waits for nothing, however many containers come at the same time; and who can be looked at
+// is told of although others behind them cannot.
+func TestStopInABurst(t *testing.T) {
+	e := fakeengine.New(t)
+	c := fakeContainer(1)
+	e.Start(c)
+	w := watch(t, e)
+	w.until(t, "c1:ready")
+	var releases []func()
+	for n := range 3 * parallel {
+		if n > 1 {
+			releases = append(releases, e.Hold("/containers/"+fakeContainer(2+n).ID))
+		}
+		e.Start(fakeContainer(2 + n))
+	}
+	w.until(t, "c1:ready c2:ready c3:ready")
+	e.Kill(c.ID, "15")
+	w.until(t, "c1:draining c2:ready c3:ready")
+	for _, release := range releases {
+		release()
+	}
+}

@@ -22,6 +22,7 @@ type fleet struct {
 	awaited    map[string]bool // containers of the first list that are still to be settled
 	legible    bool            // whether a container was ever described
 	changed    bool            // whether there is something to tell
+	added      bool            // the same, but only that containers came
 	displaced  []string        // containers that are to be inspected, since another has their address
 }
 
@@ -141,7 +142,12 @@ func (f *fleet) inspected(id string, r *run) bool {
 			f.kill(t, signal)
 		}
 	}
-	f.changed = f.changed || wasDraining != t.draining || !reflect.DeepEqual(old, r)
+	switch {
+	case old == nil && r != nil:
+		f.added = true
+	case wasDraining != t.draining, !reflect.DeepEqual(old, r):
+		f.changed = true
+	}
 	// An answer without a run may be wrong for a moment; the mark of one that was told to stop lasts
 	// until its end is told, the container is gone, or it is started anew.
 	if r == nil && !again && !t.draining {

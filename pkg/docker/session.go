@@ -16,12 +16,13 @@ import (
 )
 
 const (
-	parallel       = 8                // inspections at a time
-	inspectTimeout = 5 * time.Second  // a container that hangs the engine must not hang us
-	firstTimeout   = 2 * time.Second  // the same, while the first set waits for it
-	listTimeout    = 30 * time.Second // for a list
-	recallTimeout  = 2 * time.Second  // for the engine's memory of kills
-	eventTimeout   = 5 * time.Second  // for an event that tells what a list shows already
+	parallel       = 8                      // inspections at a time
+	inspectTimeout = 5 * time.Second        // a container that hangs the engine must not hang us
+	firstTimeout   = 2 * time.Second        // the same, while the first set waits for it
+	listTimeout    = 30 * time.Second       // for a list
+	recallTimeout  = 2 * time.Second        // for the engine's memory of kills
+	burstTime      = 250 * time.Millisecond // containers that come all at once may wait to be told of
+	eventTimeout   = 5 * time.Second        // for an event that tells what a list shows already
 )
 
 // session is one connection to the engine: its event stream, its lists, and the inspections they
@@ -41,6 +42,9 @@ type session struct {
 	todo    []string // containers to be inspected, in the order of the wish
 	busy    int      // inspections under way
 
+	burst      burst
+	burstTimer *time.Timer
+
 	following   bool            // a list was read since the stream began
 	expected    map[string]bool // containers whose next inspection may show another run
 	missed      map[string]bool // those that showed one, of which no event has told so far
@@ -50,6 +54,15 @@ type session struct {
 	retryTimer *time.Timer
 	retryPause *backoff.ExponentialBackOff
 }
+
+// burst is how long containers have been coming that are not told of yet.
+type burst int
+
+const (
+	none  burst = iota
+	begun       // for less than burstTime
+	late
+)
 
 // errSilent is why a session ends whose engine takes the connection but does not answer.
 var errSilent = errors.New("the engine does not answer")
@@ -109,15 +122,13 @@ func (s *session) run(ctx context.Context) error {
 func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended <-chan error) error {
 	resync := idle() // until the first list is in
 	defer resync.Stop()
-	s.retryTimer = idle() // until something fails
-	defer s.retryTimer.Stop()
-	s.missedTimer = idle() // until something is missed
-	defer s.missedTimer.Stop()
+	// Until something fails, is missed, and until many come.
+	s.retryTimer, s.missedTimer, s.burstTimer = idle(), idle(), idle()
 	for {
-		if err := s.tell.tell(ctx, s.fleet); err != nil {
+		s.dispatch(ctx, wg)
+		if err := s.say(ctx); err != nil {
 			return err
 		}
-		s.dispatch(ctx, wg)
 		select {
 		case <-box.wake:
 			s.news(box.take())
@@ -137,6 +148,8 @@ func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended
 			wg.Go(func() { s.lists <- s.list(ctx) })
 		case <-s.retryTimer.C:
 			s.again()
+		case <-s.burstTimer.C:
+			s.burst = late
 		case <-s.missedTimer.C:
 			if len(s.missed) > 0 {
 				return errDeaf
@@ -145,6 +158,21 @@ func (s *session) own(ctx context.Context, wg *sync.WaitGroup, box *inbox, ended
 			return nil // the cause is added
 		}
 	}
+}
+
+// say sends the set if there is something to tell. While containers come faster than they can be looked
+// at, it tells of many at once; whatever else there is to tell waits for nothing.
+func (s *session) say(ctx context.Context) error {
+	if s.fleet.added && !s.fleet.changed && len(s.todo) > 0 && s.burst != late {
+		if s.burst == none {
+			s.burst = begun
+			s.burstTimer.Reset(burstTime)
+		}
+		return nil
+	}
+	s.burst = none
+	s.burstTimer.Stop()
+	return s.tell.tell(ctx, s.fleet)
 }
 
 // idle returns a timer that runs from its first Reset on.

@@ -25,10 +25,10 @@ type remark struct{ container, text string }
 
 // tell sends the fleet's set if it has changed and is one.
 func (t *teller) tell(ctx context.Context, f *fleet) error {
-	if !f.changed || !f.complete() {
+	if !f.changed && !f.added || !f.complete() {
 		return nil
 	}
-	f.changed = false
+	f.changed, f.added = false, false
 	set, rejected := f.set()
 	if !t.told {
 		t.countOff(f.off())
