@@ -19,14 +19,21 @@ type Builder struct {
 	services list[*Service]
 	nodes    list[*Node]
 	rejected list[Rejection] // by registry key
+
+	overrides  list[*Override]             // by target
+	overridden map[string]*list[*Override] // the same by service
+	asks       list[*Ask]
+	answers    list[*Answer]
 }
 
-// entry is what one key was decoded to: exactly one of instance, node and rejected is set, or none
-// for kinds that catalogs do not carry.
+// entry is what one key was decoded to: exactly one is set besides the sum.
 type entry struct {
 	sum      [sha256.Size]byte
 	instance *Instance
 	node     *Node
+	override *Override
+	ask      *Ask
+	answer   *Answer
 	rejected *Rejection
 }
 
@@ -37,6 +44,8 @@ func NewBuilder(prefix string) *Builder {
 		entries: map[string]*entry{},
 		members: map[string]*list[*Instance]{},
 		dirty:   map[string]struct{}{},
+
+		overridden: map[string]*list[*Override]{},
 	}
 }
 
@@ -95,20 +104,24 @@ func (b *Builder) Catalog(revision int64) *Catalog {
 	return &Catalog{
 		Prefix: b.prefix, Revision: revision,
 		Services: b.services.sorted(), Nodes: b.nodes.sorted(), Rejected: b.rejected.sorted(),
+		Overrides: b.overrides.sorted(), Asks: b.asks.sorted(), Answers: b.answers.sorted(),
 	}
 }
 
 func (b *Builder) regroup(name string) {
-	instances := b.members[name].sorted()
+	instances, overrides := b.members[name].sorted(), b.overridden[name].sorted()
+	if len(overrides) == 0 {
+		delete(b.overridden, name)
+	}
 	if len(instances) == 0 {
 		delete(b.members, name)
 		b.services.remove(name)
 		return
 	}
-	if old, ok := b.services.get(name); ok && slices.Equal(old.Instances, instances) {
+	if old, ok := b.services.get(name); ok && slices.Equal(old.Instances, instances) && slices.Equal(old.Overrides, overrides) {
 		return // what came has gone again
 	}
-	b.services.set(name, newService(name, instances))
+	b.services.set(name, newService(name, instances, overrides))
 }
 
 // add takes in what a key was decoded to.
@@ -118,6 +131,13 @@ func (b *Builder) add(key string, e *entry) {
 		b.membersOf(e.instance).set(e.instance.sortKey(), e.instance)
 	case e.node != nil:
 		b.nodes.set(e.node.Name, e.node)
+	case e.override != nil:
+		b.overrides.set(e.override.sortKey(), e.override)
+		b.overridesOf(e.override).set(e.override.sortKey(), e.override)
+	case e.ask != nil:
+		b.asks.set(e.ask.ID, e.ask)
+	case e.answer != nil:
+		b.answers.set(e.answer.sortKey(), e.answer)
 	case e.rejected != nil:
 		b.rejected.set(key, *e.rejected)
 	}
@@ -130,18 +150,33 @@ func (b *Builder) forget(key string, e *entry) {
 		b.membersOf(e.instance).remove(e.instance.sortKey())
 	case e.node != nil:
 		b.nodes.remove(e.node.Name)
+	case e.override != nil:
+		b.overrides.remove(e.override.sortKey())
+		b.overridesOf(e.override).remove(e.override.sortKey())
+	case e.ask != nil:
+		b.asks.remove(e.ask.ID)
+	case e.answer != nil:
+		b.answers.remove(e.answer.sortKey())
 	case e.rejected != nil:
 		b.rejected.remove(key)
 	}
 }
 
 // membersOf returns the list that i is to be put in or out of.
-func (b *Builder) membersOf(i *Instance) *list[*Instance] {
-	b.dirty[i.Service] = struct{}{}
-	if b.members[i.Service] == nil {
-		b.members[i.Service] = &list[*Instance]{}
+func (b *Builder) membersOf(i *Instance) *list[*Instance] { return touch(b, b.members, i.Service) }
+
+// overridesOf returns the list that o is to be put in or out of.
+func (b *Builder) overridesOf(o *Override) *list[*Override] {
+	return touch(b, b.overridden, o.Service)
+}
+
+// touch returns the list of a service that is about to change.
+func touch[T any](b *Builder, lists map[string]*list[T], name string) *list[T] {
+	b.dirty[name] = struct{}{}
+	if lists[name] == nil {
+		lists[name] = &list[T]{}
 	}
-	return b.members[i.Service]
+	return lists[name]
 }
 
 func decode(prefix, key string, value []byte) *entry {
@@ -149,23 +184,26 @@ func decode(prefix, key string, value []byte) *entry {
 	if err != nil {
 		return &entry{rejected: &Rejection{Kind: RejectedKey, Name: printKey(key), Reason: reason(err)}}
 	}
+	e := &entry{}
 	switch k.Kind {
 	case KeyInstance:
-		i, err := DecodeInstance(k.Node, k.ID, value)
-		if err != nil {
-			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, ID: k.ID, Name: printKey(key), Reason: reason(err)}}
-		}
-		return &entry{instance: &i}
+		e.instance, err = pointer(DecodeInstance(k.Node, k.ID, value))
 	case KeyNode:
-		n, err := DecodeNode(k.Node, value)
-		if err != nil {
-			return &entry{rejected: &Rejection{Kind: RejectedValue, Node: k.Node, Name: printKey(key), Reason: reason(err)}}
-		}
-		return &entry{node: &n}
-	case KeyOverride, KeyAsk, KeyAnswer:
+		e.node, err = pointer(DecodeNode(k.Node, value))
+	case KeyOverride:
+		e.override, err = pointer(DecodeOverride(k.Target(), value))
+	case KeyAsk:
+		e.ask, err = pointer(DecodeAsk(prefix, k.Ask, value))
+	case KeyAnswer:
+		e.answer, err = pointer(DecodeAnswer(k.Node, k.Ask, value))
 	}
-	return &entry{}
+	if err != nil {
+		return &entry{rejected: &Rejection{Kind: RejectedValue, Service: k.Service, Node: k.Node, ID: k.ID, Name: printKey(key), Reason: reason(err)}}
+	}
+	return e
 }
+
+func pointer[T any](v T, err error) (*T, error) { return &v, err }
 
 // reason writes an error, also of several lines, as a short sentence that is fit for a terminal.
 func reason(err error) string {

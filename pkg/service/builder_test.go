@@ -28,6 +28,12 @@ func anyItem(t *rapid.T) (key string, value []byte) {
 		return InstancesKey("/p", node) + id, []byte(`{"service":"web"}`)
 	case 2:
 		return "/p/v1/" + rapid.SampledFrom([]string{"overrides/x", "asks/1", "new/1", "instances/a/b c"}).Draw(t, "other"), []byte("{}")
+	case 3:
+		return "/p/v1/overrides/" + rapid.SampledFrom([]string{"api", "web", "web/a", "web/a/1", "web/a-b"}).Draw(t, "target"),
+			fmt.Appendf(nil, `{"weight":%d}`, rapid.IntRange(0, 2).Draw(t, "weight"))
+	case 4:
+		return "/p/v1/" + rapid.SampledFrom([]string{"asks/1", "answers/a/1", "answers/b/1"}).Draw(t, "talk"),
+			fmt.Appendf(nil, `{"want":"applied","revision":%d}`, rapid.IntRange(0, 2).Draw(t, "revision"))
 	}
 	i := Instance{
 		Node: node, ID: id, Service: rapid.SampledFrom([]string{"api", "web"}).Draw(t, "service"), Address: netip.MustParseAddr("10.0.0.1"),
@@ -100,8 +106,8 @@ func checkChanged(t *rapid.T, got, want bool) {
 // checkIdentity wants the same pointer where instances are the same pointers.
 func checkIdentity(t *rapid.T, last, now *Catalog) {
 	for _, s := range now.Services {
-		if old := last.Service(s.Name); old != nil && old != s && slices.Equal(old.Instances, s.Instances) {
-			t.Fatalf("service %s was built again out of the same instances", s.Name)
+		if old := last.Service(s.Name); old != nil && old != s && slices.Equal(old.Instances, s.Instances) && slices.Equal(old.Overrides, s.Overrides) {
+			t.Fatalf("service %s was built again out of the same instances and overrides", s.Name)
 		}
 	}
 }
@@ -182,7 +188,7 @@ func TestOldestInstanceLeads(t *testing.T) {
 			for i := range test.ins {
 				pointers = append(pointers, &test.ins[i])
 			}
-			s := newService("x", pointers)
+			s := newService("x", pointers, nil)
 			if got := s.Spec.Lead.Node + "/" + s.Spec.Lead.ID; got != test.want {
 				t.Errorf("lead %s, want %s", got, test.want)
 			}
@@ -238,10 +244,14 @@ func TestFileRoundTrip(t *testing.T) {
 			items[i.Key("/p")] = value
 		}
 		items[NodeKey("/p", "n")] = []byte(`{"agent":"x"}`)
+		for range rapid.IntRange(0, 3).Draw(t, "overrides") {
+			o := anyOverride(t)
+			items[o.Key("/p")] = encoded(t, &o)
+		}
 		want := fromScratch(items, 7)
 		for _, s := range want.Services { // some of them are kept without instances
 			if rapid.Bool().Draw(t, "empty") {
-				s.Instances = nil
+				s.Instances, s.Overrides = nil, nil
 			}
 		}
 		f, err := want.File()
@@ -277,6 +287,10 @@ func TestEncoderWritesFiles(t *testing.T) {
 			case 1:
 				b.Put(NodeKey(b.prefix, "n"), fmt.Appendf(nil, `{"agent":"%d"}`, n))
 			case 2:
+				o := anyOverride(t)
+				keys = append(keys, o.Key(b.prefix))
+				b.Put(o.Key(b.prefix), encoded(t, &o))
+			case 3:
 				if len(keys) > 0 {
 					b.Delete(rapid.SampledFrom(keys).Draw(t, "gone"))
 				}

@@ -16,6 +16,10 @@ type Catalog struct {
 	Services []*Service // sorted by name
 	Nodes    []*Node    // sorted by name
 	Rejected []Rejection
+
+	Overrides []*Override // sorted by target, those of services that are not there as well
+	Asks      []*Ask      // sorted by id
+	Answers   []*Answer   // sorted by node and ask
 }
 
 // Service is a name and all that is registered under it. It is never changed.
@@ -23,6 +27,7 @@ type Service struct {
 	Name      string
 	Spec      Spec
 	Instances []*Instance // sorted by node and id; none for a service that is kept while empty
+	Overrides []*Override // of this service, a wider one before those within it
 }
 
 // Spec holds what concerns a service as a whole. When instances disagree it is that of the
@@ -38,11 +43,16 @@ type Spec struct {
 
 // Service returns the service of that name, or nil.
 func (c *Catalog) Service(name string) *Service {
-	at, ok := slices.BinarySearchFunc(c.Services, name, func(s *Service, n string) int { return cmp.Compare(s.Name, n) })
+	at, ok := c.find(name)
 	if !ok {
 		return nil
 	}
 	return c.Services[at]
+}
+
+// find returns where the service of that name is.
+func (c *Catalog) find(name string) (at int, ok bool) {
+	return slices.BinarySearchFunc(c.Services, name, func(s *Service, n string) int { return cmp.Compare(s.Name, n) })
 }
 
 // WithEmpty returns a catalog that also holds these services, whose names c does not have.
@@ -59,11 +69,12 @@ func (c *Catalog) WithEmpty(empty []*Service) *Catalog {
 // Emptied is the service without its instances: what is kept of one whose last instance is gone.
 func (s *Service) Emptied() *Service { return &Service{Name: s.Name, Spec: s.Spec} }
 
-// newService groups the instances of one name, which are sorted by key. It keeps the slice.
-func newService(name string, instances []*Instance) *Service {
+// newService groups the instances of one name, which are sorted by key, and what people said of them.
+// It keeps the slices.
+func newService(name string, instances []*Instance, overrides []*Override) *Service {
 	lead := slices.MinFunc(instances, Older)
 	return &Service{
-		Name: name, Instances: instances,
+		Name: name, Instances: instances, Overrides: overrides,
 		Spec: Spec{Mode: lead.Mode, Hosts: lead.Hosts, Path: lead.Path, Listen: lead.Listen, Options: lead.Options, Lead: lead},
 	}
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,14 +29,18 @@ const (
 
 const version = "/v1/"
 
-// Key is a registry key taken apart. Node and ID are set for nodes (no ID) and instances; the
-// other kinds keep what follows the kind in Rest.
+// Key is a registry key taken apart. Set are for nodes Node, for instances Node and ID, for overrides
+// Service and what follows it, for asks Ask, for answers Node and Ask.
 type Key struct {
-	Kind KeyKind
-	Node string
-	ID   string
-	Rest string
+	Kind    KeyKind
+	Service string
+	Node    string
+	ID      string
+	Ask     string
 }
+
+// Target is what the key of an override is for.
+func (k Key) Target() Target { return Target{Service: k.Service, Node: k.Node, ID: k.ID} }
 
 // Root is the part that all keys under prefix begin with, ending in a slash.
 func Root(prefix string) string { return strings.TrimRight(prefix, "/") + version }
@@ -59,26 +64,44 @@ func ParseKey(prefix, key string) (Key, error) {
 		return Key{}, fmt.Errorf("key %s is not under %q", quote(key, 120), Root(prefix))
 	}
 	kind, rest, _ := strings.Cut(rest, "/")
-	switch KeyKind(kind) {
+	k := Key{Kind: KeyKind(kind)}
+	var err error
+	switch k.Kind {
 	case KeyNode:
-		if !ValidName(rest) {
-			return Key{}, fmt.Errorf("key %s: %s is no node name (lower-case letters, digits, inner hyphens, at most %d)", quote(key, 120), quote(rest, 40), maxName)
-		}
-		return Key{Kind: KeyNode, Node: rest}, nil
+		k.Node, err = rest, nodeName(rest)
 	case KeyInstance:
-		node, id, _ := strings.Cut(rest, "/")
-		if !ValidName(node) {
-			return Key{}, fmt.Errorf("key %s: %s is no node name (lower-case letters, digits, inner hyphens, at most %d)", quote(key, 120), quote(node, 40), maxName)
-		}
-		if !ValidID(id) {
-			return Key{}, fmt.Errorf("key %s: %s is no instance id ([A-Za-z0-9._-], 1 to 128 characters)", quote(key, 120), quote(id, 40))
-		}
-		return Key{Kind: KeyInstance, Node: node, ID: id}, nil
-	case KeyOverride, KeyAsk, KeyAnswer:
-		return Key{Kind: KeyKind(kind), Rest: rest}, nil
+		k.Node, k.ID, _ = strings.Cut(rest, "/")
+		err = cmp.Or(nodeName(k.Node), idName(k.ID, "instance id"))
+	case KeyOverride:
+		var t Target
+		t, err = ParseTarget(rest)
+		k.Service, k.Node, k.ID = t.Service, t.Node, t.ID
+	case KeyAsk:
+		k.Ask, err = rest, idName(rest, "id of an ask")
+	case KeyAnswer:
+		k.Node, k.Ask, _ = strings.Cut(rest, "/")
+		err = cmp.Or(nodeName(k.Node), idName(k.Ask, "id of an ask"))
 	default:
-		return Key{}, fmt.Errorf("key %s: unknown kind %s", quote(key, 120), quote(kind, 40))
+		err = fmt.Errorf("unknown kind %s", quote(kind, 40))
 	}
+	if err != nil {
+		return Key{}, fmt.Errorf("key %s: %w", quote(key, 120), err)
+	}
+	return k, nil
+}
+
+func nodeName(name string) error {
+	if ValidName(name) {
+		return nil
+	}
+	return fmt.Errorf("%s is no node name (lower-case letters, digits, inner hyphens, at most %d)", quote(name, 40), maxName)
+}
+
+func idName(id, what string) error {
+	if ValidID(id) {
+		return nil
+	}
+	return fmt.Errorf("%s is no %s ([A-Za-z0-9._-], 1 to 128 characters)", quote(id, 40), what)
 }
 
 // value is the JSON form of an instance. Absent fields stand for the defaults.
@@ -149,12 +172,9 @@ func marshal(v any) ([]byte, error) {
 // absent ones get their defaults; hosts and path get the form that labels give them; any rule that
 // is broken is an error.
 func DecodeInstance(node, id string, b []byte) (Instance, error) {
-	if len(b) > MaxValue {
-		return Instance{}, fmt.Errorf("the value has %d bytes, more than %d", len(b), MaxValue)
-	}
 	var v value
-	if err := json.Unmarshal(b, &v); err != nil {
-		return Instance{}, fmt.Errorf("the value is not the JSON of an instance: %w", err)
+	if err := unmarshal(b, &v, "an instance"); err != nil {
+		return Instance{}, err
 	}
 	addr, err := netip.ParseAddr(v.Address)
 	if err != nil {
@@ -239,7 +259,7 @@ func (i *Instance) Validate() error {
 	complain(i.Mode == HTTP || i.Mode == TCP, "mode %.40q is neither http nor tcp", i.Mode)
 	complain(i.Scope == "" || i.Scope == ScopeNode, "scope %.40q is unknown", i.Scope)
 	complain(i.Zone == "" || ValidName(i.Zone), "zone %.40q is no name", i.Zone)
-	complain(i.Started.UTC().Year() >= 0 && i.Started.UTC().Year() <= 9999, "started is outside the years 0 to 9999")
+	complain(validYear(i.Started), "started is outside the years 0 to 9999")
 	complain(i.Container == "" || ValidID(i.Container), "container %.40q is no id", i.Container)
 	complain(i.Name == "" || printable(i.Name, 256), "name has control characters or more than 256 bytes")
 	complain(len(i.Hosts) <= maxHosts, "%d hosts are more than %d", len(i.Hosts), maxHosts)

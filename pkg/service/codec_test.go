@@ -98,9 +98,20 @@ func TestParseKey(t *testing.T) {
 	}{
 		{"/p/v1/nodes/host-a", Key{Kind: KeyNode, Node: "host-a"}, false},
 		{"/p/v1/instances/host-a/x.y_z-1", Key{Kind: KeyInstance, Node: "host-a", ID: "x.y_z-1"}, false},
-		{"/p/v1/overrides/web/host-a", Key{Kind: KeyOverride, Rest: "web/host-a"}, false},
-		{"/p/v1/asks/1", Key{Kind: KeyAsk, Rest: "1"}, false},
-		{"/p/v1/answers/a/1", Key{Kind: KeyAnswer, Rest: "a/1"}, false},
+		{"/p/v1/overrides/web", Key{Kind: KeyOverride, Service: "web"}, false},
+		{"/p/v1/overrides/web/host-a", Key{Kind: KeyOverride, Service: "web", Node: "host-a"}, false},
+		{"/p/v1/overrides/web/host-a/x.Y", Key{Kind: KeyOverride, Service: "web", Node: "host-a", ID: "x.Y"}, false},
+		{"/p/v1/asks/1", Key{Kind: KeyAsk, Ask: "1"}, false},
+		{"/p/v1/answers/a/1", Key{Kind: KeyAnswer, Node: "a", Ask: "1"}, false},
+		{"/p/v1/overrides/", Key{}, true},
+		{"/p/v1/overrides/Web", Key{}, true},
+		{"/p/v1/overrides/web/", Key{}, true},
+		{"/p/v1/overrides/web//x", Key{}, true},
+		{"/p/v1/overrides/web/a/x/y", Key{}, true},
+		{"/p/v1/asks/1/2", Key{}, true},
+		{"/p/v1/asks/", Key{}, true},
+		{"/p/v1/answers/a", Key{}, true},
+		{"/p/v1/answers/A/1", Key{}, true},
 		{"/p/v1/nodes/host-a/x", Key{}, true},
 		{"/p/v1/nodes/", Key{}, true},
 		{"/p/v1/instances/host-a", Key{}, true},
@@ -169,7 +180,7 @@ func TestKeyAndValueRoundTrip(t *testing.T) {
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, seed := range []string{"/p/v1/nodes/a", "/p/v1/instances/a/b.c", "/p/v1/overrides/x", "/p/v1/", "\x00", "/p/v1/instances/a/../b"} {
+	for _, seed := range []string{"/p/v1/nodes/a", "/p/v1/instances/a/b.c", "/p/v1/overrides/x/a/1", "/p/v1/overrides/x//", "/p/v1/asks/1", "/p/v1/answers/a/1", "/p/v1/", "\x00", "/p/v1/instances/a/../b"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, key string) {
@@ -180,15 +191,20 @@ func FuzzParseKey(f *testing.F) {
 			}
 			return
 		}
-		back := Root("/p") + string(k.Kind) + "/" + k.Rest
+		var back string
 		switch k.Kind {
 		case KeyNode:
 			back = NodeKey("/p", k.Node)
 		case KeyInstance:
 			back = InstancesKey("/p", k.Node) + k.ID
-		case KeyOverride, KeyAsk, KeyAnswer:
+		case KeyOverride:
+			back = k.Target().Key("/p")
+		case KeyAsk:
+			back = (&Ask{ID: k.Ask}).RegistryKey("/p")
+		case KeyAnswer:
+			back = (&Answer{Node: k.Node, Ask: k.Ask}).RegistryKey("/p")
 		}
-		if back != key && back != key+"/" {
+		if back != key {
 			t.Errorf("%q reads as %+v, which writes %q", key, k, back)
 		}
 	})

@@ -17,7 +17,8 @@ type File struct {
 	Empty map[string]json.RawMessage `json:"empty,omitempty"`
 }
 
-// File returns the catalog's items under their registry keys. What was rejected is not among them.
+// File returns the catalog's items under their registry keys. What was rejected is not among them, and
+// neither are asks and answers, which are of the moment.
 func (c *Catalog) File() (*File, error) {
 	f := &File{Revision: c.Revision, Items: map[string]json.RawMessage{}}
 	empty := map[string]json.RawMessage{}
@@ -27,6 +28,13 @@ func (c *Catalog) File() (*File, error) {
 			return nil, fmt.Errorf("node %s: %w", n.Name, err)
 		}
 		f.Items[NodeKey(c.Prefix, n.Name)] = b
+	}
+	for _, o := range c.Overrides {
+		b, err := o.Encode()
+		if err != nil {
+			return nil, err
+		}
+		f.Items[o.Key(c.Prefix)] = b
 	}
 	for _, s := range c.Services {
 		items := f.Items
@@ -63,6 +71,13 @@ func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
 	var items, empty [][]byte
 	for _, n := range c.Nodes {
 		b, err := n.item(c.Prefix)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, b)
+	}
+	for _, o := range c.Overrides {
+		b, err := o.item(c.Prefix)
 		if err != nil {
 			return nil, err
 		}
@@ -145,6 +160,15 @@ func (n *Node) item(prefix string) ([]byte, error) {
 	return item(NodeKey(prefix, n.Name), value)
 }
 
+// item is the override as it stands in a File.
+func (o *Override) item(prefix string) ([]byte, error) {
+	value, err := o.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return item(o.Key(prefix), value)
+}
+
 func item(key string, value []byte) ([]byte, error) {
 	name, err := marshal(key)
 	return slices.Concat(name, []byte{':'}, value), err
@@ -191,7 +215,7 @@ func prefixOf(keys []string) string {
 			switch {
 			case err != nil:
 				continue
-			case key.Node == "":
+			case key.Kind != KeyNode && key.Kind != KeyInstance:
 				other = k[:at]
 				continue
 			}

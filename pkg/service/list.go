@@ -37,8 +37,11 @@ func (l *list[T]) get(key string) (value T, ok bool) {
 }
 
 // sorted returns the values in the order of their keys, nil if there are none. The slice belongs to
-// the caller as much as to the list: neither may change it.
+// the caller as much as to the list: neither may change it. A nil list is empty.
 func (l *list[T]) sorted() []T {
+	if l == nil {
+		return nil
+	}
 	if len(l.pending) == 0 {
 		return l.values
 	}
