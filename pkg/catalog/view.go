@@ -1,8 +1,8 @@
 package catalog
 
 import (
-	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -27,6 +27,14 @@ type Snapshot struct {
 	Catalog *service.Catalog
 	Live    bool      // from the registry; otherwise from the copy on disk
 	Saved   time.Time // when the copy was written, if it is one
+	Number  uint64    // counts the snapshots of a View, from 1 on
+}
+
+// Seen says by which snapshot all that a catalog of the registry says comes into force. A catalog that says
+// nothing new, but for what is asked of agents, comes into force by an earlier one.
+type Seen struct {
+	Catalog *service.Catalog
+	Number  uint64 // of the snapshot
 }
 
 // View makes snapshots of the catalogs that a Watcher sends. Two snapshots in a row are never equal.
@@ -53,6 +61,9 @@ type View struct {
 	// 500 ms.
 	ColdWait time.Duration
 
+	// Seen is told of each catalog of the registry. It must not block, and may be nil.
+	Seen func(Seen)
+
 	Log    logrus.FieldLogger
 	Report func(error) // told how reading and writing the copy on disk goes; may be nil
 }
@@ -69,46 +80,6 @@ func (v *View) Run(ctx context.Context, in <-chan *service.Catalog, out chan<- *
 	g.Go(func() error { return newest.Run(ctx, changed, save) })
 	g.Go(func() error { return v.save(ctx, save) })
 	return g.Wait()
-}
-
-// keep turns catalogs into snapshots: it leaves out those that say nothing new, adds services that
-// became empty, and starts from the copy on disk if the registry does not answer in time. Those from the
-// registry go to changed.
-func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot, changed chan<- *service.Catalog) error {
-	cold := time.NewTimer(cmp.Or(v.ColdWait, 500*time.Millisecond))
-	defer cold.Stop()
-	empty := emptied{keep: v.KeepEmpty}
-	var last *service.Catalog // without empty services
-	live := false
-	for {
-		var next *Snapshot
-		select {
-		case c := <-in:
-			cold.Stop()
-			if live && same(last, c) {
-				continue
-			}
-			last, live = v.former(last), true
-			next = &Snapshot{Catalog: c, Live: true}
-		case <-cold.C:
-			if next = v.cached(); next == nil {
-				continue
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		c := next.Catalog
-		next.Catalog = c.WithEmpty(empty.update(last, c, time.Now()))
-		last = c
-		if live {
-			if err := send(ctx, changed, next.Catalog); err != nil {
-				return err
-			}
-		}
-		if err := send(ctx, out, next); err != nil {
-			return err
-		}
-	}
 }
 
 func send[T any](ctx context.Context, out chan<- T, v T) error {
@@ -157,26 +128,10 @@ func (v *View) report(err error) {
 	}
 }
 
-// same tells whether b says nothing that a does not. It compares what is shared by identity, so
-// that it costs no more than two walks over lists of pointers.
+// same tells whether b says nothing that a does not. What is asked of agents and answered is not for the
+// proxy, and does not count. It compares what is shared by identity, so that it costs no more than walks
+// over lists of pointers.
 func same(a, b *service.Catalog) bool {
-	if len(a.Services) != len(b.Services) || len(a.Nodes) != len(b.Nodes) || len(a.Rejected) != len(b.Rejected) {
-		return false
-	}
-	for i := range a.Services {
-		if a.Services[i] != b.Services[i] {
-			return false
-		}
-	}
-	for i := range a.Nodes {
-		if a.Nodes[i] != b.Nodes[i] {
-			return false
-		}
-	}
-	for i := range a.Rejected {
-		if a.Rejected[i] != b.Rejected[i] {
-			return false
-		}
-	}
-	return true
+	return slices.Equal(a.Services, b.Services) && slices.Equal(a.Nodes, b.Nodes) &&
+		slices.Equal(a.Rejected, b.Rejected) && slices.Equal(a.Overrides, b.Overrides)
 }

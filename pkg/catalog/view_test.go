@@ -472,3 +472,91 @@ func TestQuietCatalogDoesNotAgeOnDisk(t *testing.T) {
 		}
 	})
 }
+
+// put writes a key beside the services, and returns the catalog.
+func (r *registry) put(key, value string) *service.Catalog {
+	r.rev++
+	r.b.Put(prefix+"/v1/"+key, []byte(value))
+	return r.b.Catalog(r.rev)
+}
+
+// TestOverridesEndByTheClock: an override whose time is up does not count any more, though the registry
+// still has it; services that it was not for stay the same values. P12.
+func TestOverridesEndByTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		r := run(t, &View{})
+		reg.with("a", "b")
+		until := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
+		reg.put("overrides/b", `{"state":"drain","until":"`+until(-time.Second)+`"}`)
+		r.in <- reg.put("overrides/a", `{"state":"maint","until":"`+until(10*time.Minute)+`"}`)
+		first := r.want(t, "a b")
+		if len(first.Catalog.Service("a").Overrides) != 1 || len(first.Catalog.Service("b").Overrides) != 0 || len(first.Catalog.Overrides) != 1 {
+			t.Errorf("got overrides %v, want the one of a", first.Catalog.Overrides)
+		}
+		time.Sleep(10*time.Minute - 1)
+		r.wantNothing(t)
+		time.Sleep(1)
+		second := r.want(t, "a b")
+		if len(second.Catalog.Overrides) != 0 || len(second.Catalog.Service("a").Overrides) != 0 {
+			t.Errorf("got overrides %v after their time", second.Catalog.Overrides)
+		}
+		if first.Catalog.Service("b") != second.Catalog.Service("b") {
+			t.Error("a service changed that no override is for")
+		}
+		time.Sleep(time.Hour)
+		r.in <- reg.put("nodes/n", `{"agent":"x"}`)
+		if third := r.want(t, "a b"); third.Catalog.Service("a") != second.Catalog.Service("a") {
+			t.Error("a service changed though nothing of it did")
+		}
+		r.stop(t)
+	})
+}
+
+// TestColdStartHonoursOverrides: the copy on disk has them, and those count whose time is not up. P4.
+func TestColdStartHonoursOverrides(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		reg := newRegistry(t)
+		reg.with("a", "b")
+		reg.put("overrides/a", `{"state":"maint"}`)
+		reg.put("overrides/b", `{"state":"maint","until":"`+time.Now().Add(time.Minute).UTC().Format(time.RFC3339)+`"}`)
+		r := run(t, &View{CachePath: path, Source: prefix})
+		r.in <- reg.b.Catalog(9)
+		r.want(t, "a b")
+		synctest.Wait()
+		r.stop(t)
+		time.Sleep(time.Minute)
+		r = run(t, &View{CachePath: path, Source: prefix})
+		if s := r.want(t, "a b from disk"); len(s.Catalog.Service("a").Overrides) != 1 || len(s.Catalog.Service("b").Overrides) != 0 {
+			t.Errorf("got overrides %v, want the one of a", s.Catalog.Overrides)
+		}
+		r.stop(t)
+	})
+}
+
+// TestAsksCauseNoSnapshot: what is asked and answered is told beside the pipe, with the snapshot that says
+// all the rest. P10, P12.
+func TestAsksCauseNoSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen []string
+		reg := newRegistry(t)
+		r := run(t, &View{Seen: func(s Seen) {
+			seen = append(seen, fmt.Sprintf("%d asks at revision %d by snapshot %d", len(s.Catalog.Asks), s.Catalog.Revision, s.Number))
+		}})
+		r.in <- reg.with("a")
+		r.want(t, "a")
+		r.in <- reg.put("asks/1", `{"want":"applied"}`)
+		r.in <- reg.put("answers/n/1", `{"applied":true}`)
+		r.wantNothing(t)
+		r.in <- reg.with("a", "b")
+		if s := r.want(t, "a b"); s.Number != 2 {
+			t.Errorf("got snapshot %d, want 2", s.Number)
+		}
+		r.stop(t)
+		want := "0 asks at revision 1 by snapshot 1, 1 asks at revision 2 by snapshot 1, 1 asks at revision 3 by snapshot 1, 0 asks at revision 4 by snapshot 2"
+		if got := strings.Join(seen, ", "); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
