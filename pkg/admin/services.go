@@ -82,8 +82,8 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 			age = max(0, now.Sub(i.Started).Seconds())
 		}
 		shown := Instance{
-			ID: i.ID, Node: i.Node, Address: i.Address.String(), Port: i.Port, State: string(i.State),
-			Weight: i.Weight, Routed: i.Routed, Why: i.Why, AgeSeconds: age,
+			ID: i.ID, Node: i.Node, Address: i.Address.String(), Port: i.Port, State: state(i),
+			Weight: i.Share, Routed: i.Routed, Why: i.Why, AgeSeconds: age,
 		}
 		if name := render.ServerName(i.Instance); known[name] {
 			shown.Server = name
@@ -94,6 +94,14 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 		listed.Instances = append(listed.Instances, shown)
 	}
 	return listed
+}
+
+// state is what people said of an instance that is ready, else what its agent says.
+func state(i render.Instance) string {
+	if i.State == service.Ready && i.Override != "" {
+		return string(i.Override)
+	}
+	return string(i.State)
 }
 
 // addRejected lists a rejection with its service, or under a name for people when it has none.

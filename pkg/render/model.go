@@ -88,8 +88,10 @@ type Server struct {
 // Instance is an instance of a service and what became of it.
 type Instance struct {
 	*service.Instance
-	Routed bool   // gets requests
-	Why    string // why not: one sentence with the thing, the cause and the mend
+	Routed   bool                  // gets requests
+	Why      string                // why not: one sentence with the thing, the cause and the mend
+	Override service.OverrideState // drain or maint, if that is what people said of it
+	Share    int                   // its weight, by an override or its own
 }
 
 // Build makes the model of a catalog as one host sees it. taken holds ports that cannot be had on

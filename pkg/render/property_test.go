@@ -85,6 +85,14 @@ func anyCatalog(t *rapid.T) map[string][]byte {
 		node := rapid.SampledFrom([]string{"host-a", "b", strings.Repeat("n", 63)}).Draw(t, "node")
 		items["/p/v1/instances/"+node+"/"+rapid.StringMatching(`[A-Za-z0-9._-]{1,12}`).Draw(t, "id")] = anyValue(t)
 	}
+	for range rapid.IntRange(0, 2).Draw(t, "overrides") {
+		by, err := json.Marshal(anyText(t, "by"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		items["/p/v1/overrides/"+anyOf(t, "target", "web", "api", "web/host-a", "db/b")] =
+			fmt.Appendf(nil, `{"state":%q,"weight":%d,"by":%s}`, anyOf(t, "said", "drain", "maint", ""), rapid.IntRange(-1, 257).Draw(t, "share"), by)
+	}
 	return items
 }
 

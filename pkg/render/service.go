@@ -45,20 +45,19 @@ func (m *Service) place(s *service.Service, node string) {
 	seen := namesakes{names: map[string]*service.Instance{}, ids: map[uint32]*service.Instance{}}
 	m.Instances = make([]Instance, 0, len(s.Instances))
 	for _, i := range s.Instances {
-		server := newServer(i)
+		server, said := newServer(i), newSaid(s.Ruling(i), i)
+		server.Weight = said.weight
 		why := absent(s, i, node)
 		if why == "" {
 			why = seen.refuse(server, i, m.NeedsID)
 		}
 		if why == "" {
-			why = disabled(i)
+			why = cmp.Or(disabled(i), said.disabled)
 			server.Disabled = why != ""
 			m.Servers = append(m.Servers, server)
-			if why == "" && i.Weight == 0 {
-				why = "its weight is 0: set sidekick.weight to 1 or more"
-			}
+			why = cmp.Or(why, said.idle)
 		}
-		m.Instances = append(m.Instances, Instance{Instance: i, Routed: why == "", Why: why})
+		m.Instances = append(m.Instances, Instance{Instance: i, Routed: why == "", Why: why, Override: said.state, Share: said.share})
 	}
 }
 
