@@ -8,10 +8,8 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
 )
 
 // keep renews the lease every third of its time to live until the session ends. After a failure it
@@ -108,10 +106,7 @@ func (t *tenure) renew(ctx context.Context, answered time.Time) error {
 	limit := max(time.Millisecond, min(t.ttl/6, time.Until(answered.Add(t.ttl))))
 	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), limit)
 	defer cancel()
-	resp, err := t.ask(ctx)
-	if e := rpctypes.Error(err); errors.Is(e, rpctypes.ErrInvalidAuthToken) || errors.Is(e, rpctypes.ErrUserEmpty) || errors.Is(e, rpctypes.ErrAuthOldRevision) {
-		resp, err = t.ask(ctx) // a token that ran out is no failure: the next stream has a new one
-	}
+	resp, err := renewed(ctx, t.client, t.lease)
 	if err != nil {
 		return t.renewError(err)
 	}
@@ -119,18 +114,6 @@ func (t *tenure) renew(ctx context.Context, answered time.Time) error {
 		return fmt.Errorf("%w: the registry does not know it", ErrLeaseLost)
 	}
 	return nil
-}
-
-// ask asks for a renewal, and returns the answer.
-func (t *tenure) ask(ctx context.Context) (*pb.LeaseKeepAliveResponse, error) {
-	stream, err := pb.NewLeaseClient(t.client.ActiveConnection()).LeaseKeepAlive(ctx, grpc.WaitForReady(true))
-	if err != nil {
-		return nil, err
-	}
-	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(t.lease)}); err != nil {
-		return nil, err
-	}
-	return stream.Recv()
 }
 
 func (t *tenure) renewError(err error) error {

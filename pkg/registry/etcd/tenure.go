@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -113,20 +111,16 @@ func (t *tenure) grant(ctx context.Context, ttl time.Duration) error {
 }
 
 func (t *tenure) grantFor(ctx context.Context, ttl time.Duration) (*clientv3.LeaseGrantResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, opLimit)
-	defer cancel()
-	resp, err := t.client.Grant(ctx, max(1, int64(math.Ceil(ttl.Seconds()))))
+	resp, err := granted(ctx, t.client, ttl)
 	if err != nil {
-		return nil, fmt.Errorf("lease for %s: %w", t.of, explained(t.client, err))
+		return nil, fmt.Errorf("lease for %s: %w", t.of, err)
 	}
 	return resp, nil
 }
 
 // revoke ends a lease and all keys under it. It also works after ctx is cancelled.
 func (t *tenure) revoke(ctx context.Context, lease clientv3.LeaseID) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opLimit)
-	defer cancel()
-	if _, err := t.client.Revoke(ctx, lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+	if err := revoked(context.WithoutCancel(ctx), t.client, lease); err != nil {
 		return fmt.Errorf("revoke the lease of %s: %w", t.of, err)
 	}
 	return nil
