@@ -146,6 +146,7 @@ func (a *agent) newDriver() (*haproxy.Driver, error) {
 	config.ReloadInterval = a.reloadInterval
 	config.Log = a.stageLog(admin.StageHAProxy)
 	config.Report = a.reportHAProxy
+	config.InForce = func(files render.Files) { a.answer.InForce(a.passage.inForce(files)) }
 	return haproxy.NewDriver(config)
 }
 
@@ -172,8 +173,9 @@ func (a *agent) serveHAProxy(life context.Context, group *errgroup.Group, wanted
 	group.Go(func() error {
 		for {
 			select {
-			case <-wanted:
+			case files := <-wanted:
 				a.state.SetInForce() // as far as it goes: nobody applies it
+				a.answer.InForce(a.passage.inForce(files))
 			case <-life.Done():
 				return life.Err()
 			}

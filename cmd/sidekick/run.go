@@ -17,6 +17,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/internal/newest"
 	"github.com/sidekick-proxy/sidekick/internal/statedir"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
+	"github.com/sidekick-proxy/sidekick/pkg/ask"
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
 	"github.com/sidekick-proxy/sidekick/pkg/declared"
 	"github.com/sidekick-proxy/sidekick/pkg/docker"
@@ -65,6 +66,8 @@ type agent struct {
 	address netip.Addr      // under which other hosts reach this one
 	driver  *haproxy.Driver // nil with --haproxy off
 	again   chan struct{}   // asks for another look at the ports, and another text
+	passage passage         // of snapshots to the proxy
+	answer  *ask.Answerer   // of what other hosts ask
 }
 
 // runAgent runs until stop is cancelled: then registrations are left as --exit-ttl says, and the
@@ -94,6 +97,7 @@ func (s *settings) runAgent(stop context.Context) error {
 	}
 	defer a.client.Close()
 
+	a.answer = a.newAnswerer()
 	a.announce()
 	group, life := errgroup.WithContext(life)
 	if server != nil {
@@ -234,12 +238,14 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 		Settle: a.settle, SettleMax: a.settleMax, KeepEmpty: a.keepEmpty, MaxCacheAge: a.maxCacheAge,
 		CachePath: a.dir.Path("catalog.json"), Source: a.prefix, Log: a.stageLog(admin.StageWatch),
 		Report: a.state.ReportCopy, Confirmed: func() time.Time { return a.state.LastSuccess(admin.StageWatch) },
+		Seen: func(s catalog.Seen) { a.answer.See(s.Catalog, s.Number) },
 	}
-	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again}
+	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again, passage: &a.passage}
 	group.Go(func() error { return watcher.Run(life, watched) })
 	group.Go(func() error { return view.Run(life, watched, snapshots) })
 	group.Go(func() error { return stage.run(life, group, snapshots, rendered) })
 	group.Go(func() error { return newest.Run(life, rendered, wanted) })
+	group.Go(func() error { return a.answer.Run(life) })
 	a.serveHAProxy(life, group, wanted)
 }
 

@@ -27,10 +27,11 @@ const (
 // that are free on this host. A template that fails leaves the last good text in force.
 type renderStage struct {
 	*settings
-	log   logrus.FieldLogger
-	state *admin.State
-	ports *ports
-	again <-chan struct{} // the proxy has refused a text, or was lost: other ports may be free now
+	log     logrus.FieldLogger
+	state   *admin.State
+	ports   *ports
+	passage *passage
+	again   <-chan struct{} // the proxy has refused a text, or was lost: other ports may be free now
 }
 
 // rendering is the state of a renderStage that runs.
@@ -101,6 +102,7 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 		return nil
 	}
 	now.sent = files
+	r.passage.rendered(files, now.snapshot.Number)
 	return send(ctx, out, files)
 }
 

@@ -21,7 +21,7 @@ func TestTemplateLog(t *testing.T) {
 	log, hook := logtest.NewNullLogger()
 	state := admin.NewState("host1", "test", []admin.Stage{admin.StageRender}, func() admin.Proxy { return admin.Proxy{} }, time.Now)
 	ports := &ports{held: func() []uint16 { return nil }, doubled: map[uint16]bool{}}
-	r := &renderStage{settings: newSettings(), log: log, state: state, ports: ports}
+	r := &renderStage{settings: newSettings(), log: log, state: state, ports: ports, passage: &passage{}}
 	now := rendering{snapshot: &catalog.Snapshot{Catalog: &service.Catalog{}}}
 	none, warn, fault, info := logrus.PanicLevel, logrus.WarnLevel, logrus.ErrorLevel, logrus.InfoLevel
 	const broken, failing, good = "{{", "{{index .Services 7}}", "global\n"

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sidekick-proxy/sidekick/internal/atomicfile"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // Config says where HAProxy is and how it is driven. Paths must be absolute, because HAProxy's
@@ -43,6 +44,9 @@ type Config struct {
 	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil. It must
 	// not call Apply, and may be called from several goroutines.
 	Report func(error)
+	// InForce is told of each set of files that was wanted and is in force now, also if it was before.
+	// It may be nil. It must not call Apply or block.
+	InForce func(render.Files)
 
 	checkLimit time.Duration // for HAProxy's check of a candidate
 }

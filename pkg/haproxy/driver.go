@@ -132,6 +132,9 @@ func (d *Driver) attempt(ctx context.Context, want render.Files) (Result, time.D
 	res, wait, err := d.step(ctx, want)
 	if err == nil && wait == 0 {
 		d.store.dropRefused()
+		if d.cfg.InForce != nil {
+			d.cfg.InForce(want)
+		}
 	}
 	res.Took = time.Since(began)
 	d.publish(res, wait, err)

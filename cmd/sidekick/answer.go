@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"sync"
+
+	"github.com/sidekick-proxy/sidekick/pkg/ask"
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// newAnswerer returns what answers the asks of other hosts.
+func (a *agent) newAnswerer() *ask.Answerer {
+	answerer := &ask.Answerer{
+		Node: a.node, Agent: a.self.Agent, Prefix: a.prefix,
+		Registry: &etcd.Board{Client: a.client, Prefix: a.prefix}, Log: a.log.WithField("stage", "ask"),
+	}
+	if a.driver != nil {
+		answerer.Sessions = a.sessions
+	}
+	return answerer
+}
+
+// sessions counts what is open on the servers of these instances.
+func (a *agent) sessions(ctx context.Context, of []*service.Instance) (int, error) {
+	var servers []haproxy.Endpoint
+	for _, i := range of {
+		servers = append(servers, haproxy.Endpoint{Name: render.ServerName(i), Address: i.Endpoint().String()})
+	}
+	return a.driver.Sessions(ctx, servers)
+}
+
+// passage remembers which snapshot each set of files on its way to the proxy was made of, the oldest
+// first. It is safe for concurrent use.
+type passage struct {
+	mu     sync.Mutex
+	on     []passenger
+	number uint64 // of the last that arrived
+}
+
+type passenger struct {
+	files  *render.File // the first, which is a set's own
+	number uint64
+}
+
+// rendered notes that files were made of a snapshot.
+func (p *passage) rendered(files render.Files, number uint64) {
+	const most = 64 // more than can be on the way; the rest was overtaken by newer ones
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.on = append(p.on[max(0, len(p.on)-most):], passenger{&files[0], number})
+}
+
+// inForce returns the snapshot that the proxy runs, given the files that are in force now.
+func (p *passage) inForce(files render.Files) (number uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for at, one := range p.on {
+		if one.files == &files[0] {
+			p.on, p.number = p.on[at:], one.number
+			break
+		}
+	}
+	return p.number
+}
