@@ -73,6 +73,8 @@ func newCommand() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), servicesCommand(), renderCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
+	root.AddCommand(overrideCommands()...)
+	root.AddCommand(stopCommand())
 	return root
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
@@ -116,6 +117,7 @@ func (s *settings) catalogFor(ctx context.Context, o renderOptions) (*service.Ca
 	if err != nil {
 		return nil, refusedError{fmt.Errorf("--catalog %s: %w", o.catalog, err)}
 	}
+	catalog, _ = new(service.Lapses).At(time.Now(), catalog)
 	return catalog, nil
 }
 
@@ -141,7 +143,14 @@ func (s *settings) readRegistry(ctx context.Context) (*service.Catalog, error) {
 		return nil, err
 	}
 	defer client.Close()
-	const patience = 10 * time.Second
+	return s.readFrom(ctx, client, 10*time.Second, func(*service.Catalog) bool { return true })
+}
+
+// errUnmet says that the registry answers, and is not as it is waited for.
+var errUnmet = errors.New("the registry does not show it yet")
+
+// readFrom follows the registry until a catalog is as it is wanted, and returns that one as it counts now.
+func (s *settings) readFrom(ctx context.Context, client *clientv3.Client, patience time.Duration, wanted func(*service.Catalog) bool) (*service.Catalog, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var last error // of the watcher, whose goroutine has ended when it is read
@@ -150,14 +159,25 @@ func (s *settings) readRegistry(ctx context.Context) (*service.Catalog, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(ctx, out) })
 	var catalog *service.Catalog
+	unmet := false
 	group.Go(func() error {
-		select {
-		case catalog = <-out:
-		case <-ctx.Done():
+		for {
+			select {
+			case c := <-out:
+				if unmet = !wanted(c); !unmet {
+					catalog, _ = new(service.Lapses).At(time.Now(), c)
+					return context.Canceled // one catalog is enough
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		return context.Canceled // one catalog is enough
 	})
-	if err := group.Wait(); catalog == nil {
+	err := group.Wait()
+	switch {
+	case unmet:
+		return nil, errUnmet
+	case catalog == nil:
 		return nil, fmt.Errorf("registry %s did not answer within %s: %w", s.registry, patience, cmp.Or(last, err))
 	}
 	return catalog, nil

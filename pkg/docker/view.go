@@ -26,8 +26,9 @@ type view struct {
 	running   bool
 	paused    bool
 	started   time.Time
-	stop      int    // its stop signal
-	health    string // Docker's word, "" without a HEALTHCHECK
+	stop      int           // its stop signal
+	grace     time.Duration // how long the engine waits after that, negative for ever
+	health    string        // Docker's word, "" without a HEALTHCHECK
 	mode      container.NetworkMode
 	ports     convention.Ports            // exposed or published
 	udp       []uint16                    // those of UDP that are published
@@ -55,7 +56,7 @@ func (e endpoint) from(advertise netip.Addr) netip.Addr {
 func newView(c *container.InspectResponse) view {
 	v := view{
 		id: c.ID[:min(len(c.ID), 12)], name: strings.TrimPrefix(c.Name, "/"),
-		stop: sigTerm, published: map[uint16][]netip.AddrPort{},
+		stop: sigTerm, grace: stopGrace, published: map[uint16][]netip.AddrPort{},
 	}
 	if c.State != nil {
 		v.readState(c.State)
@@ -68,6 +69,9 @@ func newView(c *container.InspectResponse) view {
 		v.labels, v.env, v.image = c.Config.Labels, c.Config.Env, c.Config.Image
 		if n, ok := parseSignal(c.Config.StopSignal); ok {
 			v.stop = n
+		}
+		if t := c.Config.StopTimeout; t != nil {
+			v.grace = time.Duration(*t) * time.Second
 		}
 		for p := range c.Config.ExposedPorts {
 			ports.add(p)
