@@ -17,6 +17,14 @@ func (a *agent) newAnswerer() *ask.Answerer {
 		Node: a.node, Agent: a.self.Agent, Prefix: a.prefix,
 		Registry: &etcd.Board{Client: a.client, Prefix: a.prefix}, Log: a.log.WithField("stage", "ask"),
 	}
+	if a.docker != off {
+		answerer.Undrain = func(id string) {
+			select {
+			case a.undrain <- id:
+			default: // the gate is far behind; whoever asks is told that nothing was answered
+			}
+		}
+	}
 	if a.driver != nil {
 		answerer.Sessions = a.sessions
 	}

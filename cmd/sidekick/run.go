@@ -68,6 +68,7 @@ type agent struct {
 	again   chan struct{}   // asks for another look at the ports, and another text
 	passage passage         // of snapshots to the proxy
 	answer  *ask.Answerer   // of what other hosts ask
+	undrain chan string     // instances of which it is to be forgotten that they were told to stop
 }
 
 // runAgent runs until stop is cancelled: then registrations are left as --exit-ttl says, and the
@@ -133,7 +134,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	machine, boot := statedir.Machine()
-	a := &agent{settings: s, log: s.newLogger(os.Stderr), dir: dir, address: advertise, again: make(chan struct{}, 1)}
+	a := &agent{settings: s, log: s.newLogger(os.Stderr), dir: dir, address: advertise, again: make(chan struct{}, 1), undrain: make(chan string, 256)}
 	a.self = service.Node{
 		Name: s.node, Agent: id, Machine: machine, Boot: boot,
 		Address: advertise.String(), Version: version, Started: time.Now().UTC().Truncate(time.Second),
@@ -223,6 +224,9 @@ func (a *agent) watchServices(life context.Context, group *errgroup.Group) regis
 func (a *agent) gate(life context.Context, group *errgroup.Group, origin service.Origin, source register.Source, memory string) register.Part {
 	candidates, passed := make(chan []service.Instance), make(chan []service.Instance)
 	gate := &register.Gate{Log: a.stageLog(admin.StageRegister), Held: a.state.SetRejected("gate of " + string(origin)), Memory: memory}
+	if origin == service.FromContainer {
+		gate.Undrain = a.undrain
+	}
 	group.Go(func() error { return source.Run(life, candidates) })
 	group.Go(func() error { return gate.Run(life, candidates, passed) })
 	return register.Part{Origin: origin, In: passed}

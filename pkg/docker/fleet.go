@@ -31,6 +31,7 @@ type tracked struct {
 	run      *run              // as last inspected; nil if not running or not known
 	draining bool              // a run was told to stop: it takes no new requests any more
 	drained  time.Time         // when that run was started
+	told     time.Time         // when the signal was last sent, zero if unknown
 	kills    map[int]time.Time // signals that came since the last end that was told of
 	failures int               // inspections that failed in a row
 	failure  error             // of the last one
@@ -76,15 +77,22 @@ func (f *fleet) hear(t *tracked, kills map[int]time.Time) {
 			t.kills[signal] = when
 		}
 		if t.run != nil && (when.IsZero() || !when.Before(t.run.started)) {
-			f.kill(t, signal)
+			f.kill(t, signal, when)
 		}
 	}
 }
 
-func (f *fleet) kill(t *tracked, signal int) {
-	if signal == t.run.stop || signal == sigKill {
-		f.changed = f.changed || !t.draining
-		t.draining, t.drained = true, t.run.started
+func (f *fleet) kill(t *tracked, signal int, when time.Time) {
+	if signal != t.run.stop && signal != sigKill {
+		return
+	}
+	if !t.draining {
+		t.told = time.Time{}
+	}
+	f.changed = f.changed || !t.draining || when.After(t.told)
+	t.draining, t.drained = true, t.run.started
+	if when.After(t.told) {
+		t.told = when
 	}
 }
 
@@ -139,7 +147,7 @@ func (f *fleet) inspected(id string, r *run) bool {
 	}
 	for signal, when := range t.kills {
 		if r != nil && !when.Before(r.started) {
-			f.kill(t, signal)
+			f.kill(t, signal, when)
 		}
 	}
 	switch {
@@ -253,7 +261,7 @@ func (f *fleet) set() ([]service.Instance, []service.Rejection) {
 		set = append(set, t.run.instances...)
 		if t.draining {
 			for k := range set[at:] {
-				set[at+k].State = service.Draining
+				set[at+k].State, set[at+k].Told = service.Draining, t.told
 			}
 		}
 	}

@@ -314,6 +314,33 @@ func TestDrainingIsKept(t *testing.T) {
 	w.until(t, "c1:ready c2:ready c3:ready")
 }
 
+// TestLastStopSignalIsTold: the time of a stop signal is known, and that of a later one, so that one can be
+// forgotten and the other not; an engine that is asked again tells the same time.
+func TestLastStopSignalIsTold(t *testing.T) {
+	at := func(second int) time.Time { return time.Unix(int64(1_700_000_000+second), 0) }
+	f := newFleet(host{node: "n"})
+	running := &run{started: at(0), stop: sigTerm, instances: []service.Instance{{ID: "i", State: service.Ready}}}
+	f.list([]string{"c"}, nil)
+	f.inspected("c", running)
+	for _, step := range []struct {
+		signal, second, want int
+		changed              bool
+	}{
+		{1, 1, 0, false}, {sigTerm, 2, 2, true}, {sigTerm, 2, 2, false}, {sigTerm, 5, 5, true}, {sigTerm, 3, 5, false},
+	} {
+		f.changed = false
+		f.note(&note{id: "c", kills: map[int]time.Time{step.signal: at(step.second)}})
+		set, _ := f.set()
+		want := time.Time{}
+		if step.want > 0 {
+			want = at(step.want)
+		}
+		if !set[0].Told.Equal(want) || f.changed != step.changed {
+			t.Errorf("signal %d at %d: told %v, changed %v; want %v, %v", step.signal, step.second, set[0].Told, f.changed, want, step.changed)
+		}
+	}
+}
+
 // Both orders in which engines log a stop, and one that comes after the next start.
 func TestEndInAnyOrder(t *testing.T) {
 	for _, stopFirst := range []bool{false, true} {

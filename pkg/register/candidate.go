@@ -19,8 +19,18 @@ type candidate struct {
 	damper     *damper  // of its id
 	published  bool
 	drained    bool          // this run was told to stop, once and for all
+	pardoned   time.Time     // the last stop signal that does not count any more
 	state      service.State // as last logged
 	warned     bool
+}
+
+// moved is the candidate that takes this one's place: another run, or the same at another address, which
+// keeps what was said of its end.
+func (c *candidate) moved(i service.Instance) *candidate {
+	if !c.instance.Started.Equal(i.Started) {
+		return &candidate{instance: i}
+	}
+	return &candidate{instance: i, drained: c.drained, pardoned: c.pardoned}
 }
 
 // recall takes up in which state an earlier process had let this run through.
@@ -81,7 +91,7 @@ func unchecked(c *service.Check) bool { return c == nil || c.Kind == service.Che
 // decide says in which state the candidate is let through, and why it is not ready or is held back;
 // neither if it is of no interest any more.
 func (c *candidate) decide(now time.Time) (service.State, string) {
-	draining := c.instance.State == service.Draining
+	draining := c.instance.State == service.Draining && !c.pardons()
 	c.drained = c.drained || draining && !c.instance.Started.IsZero()
 	if c.drained || draining {
 		if c.published {
@@ -102,6 +112,11 @@ func (c *candidate) decide(now time.Time) (service.State, string) {
 		return service.Unhealthy, reason
 	}
 	return "", reason
+}
+
+// pardons tells whether the stop signal that its Source knows of does not count any more.
+func (c *candidate) pardons() bool {
+	return !c.pardoned.IsZero() && !c.instance.Told.After(c.pardoned)
 }
 
 // damped tells whether the candidate passes, but has turned too often to be let through yet.

@@ -26,6 +26,9 @@ type Gate struct {
 	// this host takes up where this one ends: what was let through needs no new pass, and what was
 	// draining is never ready again in the same run. No file if empty.
 	Memory string
+	// Undrain brings the ids of instances of which it is to be forgotten that they were told to stop,
+	// because they went on. A later stop signal counts again. It may be nil.
+	Undrain <-chan string
 }
 
 // Run takes complete sets of candidates, and sends complete sets of those that answer, after each
@@ -67,6 +70,8 @@ func (g *Gate) Run(ctx context.Context, in <-chan []service.Instance, out chan<-
 		case v := <-h.verdicts:
 			h.judge(v)
 			h.judgeWaiting()
+		case id := <-g.Undrain:
+			h.undrain(id)
 		case <-first.C:
 			h.open = true
 		case <-due.C:

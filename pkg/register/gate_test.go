@@ -90,6 +90,8 @@ func (n *fakeNetwork) tries() int {
 
 // gated is a running Gate with all that came out of it.
 type gated struct {
+	undrain chan string // may be nil
+
 	net  *fakeNetwork
 	in   chan []service.Instance
 	mu   sync.Mutex
@@ -111,7 +113,7 @@ func (g *gated) run(t *testing.T, memory string) (stop func()) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		g.held = r
-	}, Memory: memory}
+	}, Memory: memory, Undrain: g.undrain}
 	ctx, cancel := context.WithCancel(t.Context())
 	out := make(chan []service.Instance)
 	done := make(chan error, 1)

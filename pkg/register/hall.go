@@ -49,13 +49,13 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 		c := h.candidates[i.ID]
 		switch {
 		case c == nil:
-			h.admit(ctx, i, false)
+			h.admit(ctx, &candidate{instance: i})
 		case !sameRun(&c.instance, &i):
 			c.stop()
 			if !c.instance.Started.Equal(i.Started) {
 				c.damper.observe(false, time.Now())
 			}
-			h.admit(ctx, i, c.drained && c.instance.Started.Equal(i.Started))
+			h.admit(ctx, c.moved(i))
 		case !sameCheck(c.instance.Check, i.Check):
 			c.instance = i
 			c.stop()
@@ -77,16 +77,18 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 }
 
 // admit takes a new candidate in and begins to check it.
-func (h *hall) admit(ctx context.Context, i service.Instance, drained bool) {
-	if h.dampers[i.ID] == nil {
-		h.dampers[i.ID] = &damper{}
+func (h *hall) admit(ctx context.Context, c *candidate) {
+	id := c.instance.ID
+	if h.dampers[id] == nil {
+		h.dampers[id] = &damper{}
 	}
-	c := &candidate{instance: i, drained: drained, damper: h.dampers[i.ID]}
-	if n, ok := h.recalled[i.ID]; ok && n.Started.Equal(i.Started) {
+	c.damper = h.dampers[id]
+	if n, ok := h.recalled[id]; ok && n.Started.Equal(c.instance.Started) {
 		c.recall(n.State)
+		c.pardoned = n.Pardoned
 	}
-	delete(h.recalled, i.ID)
-	h.candidates[i.ID] = c
+	delete(h.recalled, id)
+	h.candidates[id] = c
 	h.examine(ctx, c)
 }
 
@@ -115,6 +117,19 @@ func (h *hall) examine(ctx context.Context, c *candidate) {
 			}
 		})
 	})
+}
+
+// undrain forgets that an instance was told to stop.
+func (h *hall) undrain(id string) {
+	c := h.candidates[id]
+	if c == nil {
+		return
+	}
+	c.drained, c.pardoned = false, c.instance.Told
+	if c.pardoned.IsZero() { // known from an earlier process only, or without its time
+		c.pardoned = time.Now()
+	}
+	h.Log.WithFields(logrus.Fields{"service": c.instance.Service, "instance": id}).Info("instance is undrained")
 }
 
 // judge takes the verdict of a check.
@@ -194,7 +209,7 @@ func (h *hall) remember(set []service.Instance) {
 	}
 	notes := maps.Clone(h.recalled)
 	for k := range set {
-		notes[set[k].ID] = note{Started: set[k].Started, State: set[k].State}
+		notes[set[k].ID] = note{Started: set[k].Started, State: set[k].State, Pardoned: h.candidates[set[k].ID].pardoned}
 	}
 	for id, c := range h.candidates {
 		if c.drained && !c.published {

@@ -27,11 +27,14 @@ const told service.State = "told"
 
 // note is what the gate remembers of an instance.
 type note struct {
-	Started time.Time     `json:"started,omitzero"`
-	State   service.State `json:"state"`
+	Started  time.Time     `json:"started,omitzero"`
+	State    service.State `json:"state"`
+	Pardoned time.Time     `json:"pardoned,omitzero"` // the last stop signal that does not count any more
 }
 
-func (n note) equal(other note) bool { return n.Started.Equal(other.Started) && n.State == other.State }
+func (n note) equal(other note) bool {
+	return n.Started.Equal(other.Started) && n.State == other.State && n.Pardoned.Equal(other.Pardoned)
+}
 
 // notebook keeps the gate's notes in a file, so that they outlast the agent's process. A goroutine
 // of its own writes, so that a slow disk slows down nothing; the newest notes win. With no path it

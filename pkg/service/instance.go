@@ -59,6 +59,9 @@ type Instance struct {
 	// Check says how the owner's agent finds out whether the instance serves. It never leaves the
 	// owner's host: keys and values do not carry it.
 	Check *Check
+	// Told is when its owner's engine told it to stop, as far as that is known. It never leaves the
+	// owner's host either.
+	Told time.Time
 }
 
 // Endpoint is the address and port at which proxies reach the instance.
