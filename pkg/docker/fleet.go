@@ -277,6 +277,9 @@ func (f *fleet) remarks() []remark {
 			for _, text := range r.remarks {
 				all = append(all, remark{r.name, text})
 			}
+			if text := r.cut(); text != "" {
+				all = append(all, remark{r.name, text})
+			}
 		}
 	}
 	return all

@@ -27,7 +27,8 @@ type host struct {
 // run is one run of a container, from a start to its end, as an inspection showed it.
 type run struct {
 	started   time.Time
-	stop      int // the signal by which it is told to stop
+	stop      int           // the signal by which it is told to stop
+	grace     time.Duration // how long the engine lets it live after that, negative for ever
 	endpoints []endpoint
 	instances []service.Instance
 	origins   []origin // of each instance
@@ -65,7 +66,7 @@ func (h host) read(v *view) *run {
 		return nil
 	}
 	asked := h.asked(v)
-	r := &run{started: v.started, stop: v.stop, endpoints: v.endpoints, name: v.name, remarks: bounded(asked.Notes)}
+	r := &run{started: v.started, stop: v.stop, grace: v.grace, endpoints: v.endpoints, name: v.name, remarks: bounded(asked.Notes)}
 	if !asked.Hidden {
 		r.off = convention.Off(h.conventions, h.shown(v))
 	}
@@ -80,6 +81,20 @@ func (h host) read(v *view) *run {
 		h.add(r, v, &s)
 	}
 	return r
+}
+
+// cut says that the engine ends the run, when it is told to stop it, before sessions on it need end; "" if not.
+func (r *run) cut() string {
+	longest := time.Duration(0)
+	for _, i := range r.instances {
+		if d, err := time.ParseDuration(i.Options["drain"]); err == nil {
+			longest = max(longest, d)
+		}
+	}
+	if r.grace < 0 || longest <= r.grace {
+		return ""
+	}
+	return fmt.Sprintf("sidekick.drain gives sessions %s, and `docker stop` the container %s: use `sidekick stop`, or a longer --stop-timeout", longest, r.grace)
 }
 
 // add describes one service of the run, or says why it is left out.

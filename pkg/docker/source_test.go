@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"go.uber.org/goleak"
 
 	"github.com/sidekick-proxy/sidekick/internal/fakeengine"
@@ -312,6 +313,33 @@ func TestDrainingIsKept(t *testing.T) {
 	w.until(t, "c2:ready c3:ready")
 	e.Start(c)
 	w.until(t, "c1:ready c2:ready c3:ready")
+}
+
+// TestCutsAreWarnedOf: once of a container whose sessions may last longer than its engine lets it live.
+func TestCutsAreWarnedOf(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	tell := &teller{sets: make(chan []service.Instance, 10), log: log}
+	f := newFleet(host{node: "n"})
+	f.list(nil, nil)
+	at := func(id, drain string, grace time.Duration) {
+		t.Helper()
+		f.inspected(id, &run{name: id, grace: grace, instances: []service.Instance{{ID: id, Options: map[string]string{"drain": drain}}}})
+		f.changed = true
+		if err := tell.tell(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at("short", "10s", stopGrace)
+	at("none", "", stopGrace)
+	at("for ever", "1h", -time.Second)
+	if n := len(hook.AllEntries()); n != 0 {
+		t.Errorf("%d warnings of what is not cut", n)
+	}
+	at("long", "11s", stopGrace)
+	at("long", "11s", stopGrace)
+	if all := hook.AllEntries(); len(all) != 1 || all[0].Data["container"] != "long" || !strings.Contains(fmt.Sprint(all[0].Data["what"]), "gives sessions 11s") {
+		t.Errorf("warned of %v, want of the long one once", all)
+	}
 }
 
 // TestLastStopSignalIsTold: the time of a stop signal is known, and that of a later one, so that one can be
