@@ -113,6 +113,11 @@ func TestDeps(t *testing.T) {
 			inTests: []string{"pkg", "cmd", "internal"},
 		},
 		{
+			why:  "agents are asked by commands, and answer by what a registry writes",
+			what: []string{module + "/pkg/ask"},
+			only: []string{"cmd", "pkg/registry"},
+		},
+		{
 			why:  "commands are wiring; nothing imports them",
 			what: []string{module + "/cmd"},
 			only: []string{"cmd"},

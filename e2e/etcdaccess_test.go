@@ -134,6 +134,7 @@ func (g *guide) byCertificates() {
 	w.setUp()
 	kiosk, boxes := w.works()
 	w.operators()
+	w.overrides(kiosk)
 	w.servesUnread(kiosk, boxes...)
 	w.outlives(func() { g.ca.issue(g.T, g.path("members/web1"), "sidekick-web1") })
 
@@ -272,8 +273,24 @@ func (w way) operators() {
 	if err != nil || !containsAll(out, "kiosk", "other", "web10") {
 		w.Errorf("got %v\n%s, want the services kiosk and other", err, out)
 	}
+	if out, err := w.sh(w.shell, w.box("operator: a service out of every proxy for ten minutes at most, and back")); err != nil {
+		w.Errorf("an operator cannot drain: %v\n%s", err, out)
+	}
 	w.may("alice", true, "put /sidekick/v1/overrides/kiosk {}", "del /sidekick/v1/overrides/kiosk", "put /sidekick/v1/asks/b {}")
 	w.may("alice", false, "put /sidekick/v1/nodes/web1 {}", "del --prefix /sidekick/v1/instances/")
+}
+
+// overrides: a host's own commands may override only if the host was given the right to.
+func (w way) overrides(a app) {
+	w.Helper()
+	weigh := w.box("/etc/sidekick/sidekick.env of the host"+w.name) + "\nsidekick weight " + a.service + " 50 --wait"
+	if out, err := w.sh("set -a", weigh); err == nil || !containsAll(out, "permission denied", "deploy/etcd.md") {
+		w.Errorf("a host without the right overrides: %v\n%s", err, out)
+	}
+	w.run("administrator, for each host that may drain and stop by its own commands")
+	if out, err := w.sh("set -a", weigh); err != nil {
+		w.Errorf("a host with the right cannot override: %v\n%s", err, out)
+	}
 }
 
 // servesUnread: without the right to read, an agent that starts serves what it knew, and goes on

@@ -39,24 +39,26 @@ type override struct {
 }
 
 func overrideCommands() []*cobra.Command {
-	state := func(state service.OverrideState) func(old, said *service.Override) *service.Override {
-		return func(old, said *service.Override) *service.Override {
-			said.State = state
-			if old != nil {
-				said.Weight = old.Weight
-			}
-			return said
-		}
-	}
 	return []*cobra.Command{
-		(&override{name: "drain", edit: state(service.Drain), done: "drained", ends: true}).command(
+		(&override{name: "drain", edit: stateEdit(service.Drain), done: "drained", ends: true}).command(
 			"No new clients for instances; those that a cookie leads there may finish"),
-		(&override{name: "maint", edit: state(service.Maint), done: "in maintenance", ends: true}).command(
+		(&override{name: "maint", edit: stateEdit(service.Maint), done: "in maintenance", ends: true}).command(
 			"No new requests at all for instances; those in flight end"),
 		(&override{name: "undrain", edit: withoutState, done: "its drain or maintenance is taken back"}).command(
 			"Takes drain or maint back, and for one instance also that it was told to stop"),
 		(&override{name: "weight", done: "its weight is taken back"}).command(
 			"Another share of the requests, 0 to 256; without a number the containers' own again"),
+	}
+}
+
+// stateEdit sets a state, and leaves a weight.
+func stateEdit(state service.OverrideState) func(old, said *service.Override) *service.Override {
+	return func(old, said *service.Override) *service.Override {
+		said.State = state
+		if old != nil {
+			said.Weight = old.Weight
+		}
+		return said
 	}
 }
 

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// overrideNamed is one of the commands, as if it were run.
+func overrideNamed(name string, lasts time.Duration, weight *int) *override {
+	o := &override{name: name, settings: newSettings(), lasts: lasts, weight: weight, target: service.Target{Service: "web"}}
+	switch name {
+	case "drain":
+		o.edit = stateEdit(service.Drain)
+	case "maint":
+		o.edit = stateEdit(service.Maint)
+	case "undrain":
+		o.edit = withoutState
+	default:
+		o.edit = o.withWeight
+	}
+	return o
+}
+
+// TestStateAndWeightKeepEachOther: a command changes its own part of an override and leaves the other, and is
+// refused where that would change the other's end.
+func TestStateAndWeightKeepEachOther(t *testing.T) {
+	five := 5
+	soon := time.Now().Add(time.Hour)
+	tests := []struct {
+		name  string
+		lasts time.Duration
+		n     *int
+		old   *service.Override
+		want  string
+	}{
+		{"drain", 0, nil, nil, "drain"},
+		{"drain", 0, nil, &service.Override{State: service.Maint, Until: soon}, "drain"},
+		{"maint", time.Minute, nil, nil, "maint, ends"},
+		{"maint", 0, nil, &service.Override{Weight: &five}, "maint weight 5"},
+		{"drain", time.Minute, nil, &service.Override{Weight: &five}, "refused: ends never"},
+		{"drain", 0, nil, &service.Override{Weight: &five, Until: soon}, "refused: ends at"},
+		{"weight", 0, &five, &service.Override{State: service.Drain}, "drain weight 5"},
+		{"weight", 0, &five, &service.Override{State: service.Drain, Until: soon}, "refused: ends at"},
+		{"weight", 0, nil, &service.Override{State: service.Drain, Weight: &five, Until: soon}, "drain, ends"},
+		{"weight", 0, nil, &service.Override{Weight: &five}, "none"},
+		{"undrain", 0, nil, nil, "none"},
+		{"undrain", 0, nil, &service.Override{State: service.Drain}, "none"},
+		{"undrain", 0, nil, &service.Override{State: service.Drain, Weight: &five, Until: soon}, "weight 5, ends"},
+	}
+	for _, tt := range tests {
+		got := "none"
+		o, err := overrideNamed(tt.name, tt.lasts, tt.n).change(tt.old)
+		switch {
+		case err != nil:
+			got = "refused: " + err.Error()[strings.Index(err.Error(), "ends"):]
+		case o != nil:
+			o.By = ""
+			got = strings.TrimPrefix(describe(o), o.Target.String()+" ")
+		}
+		if !strings.HasPrefix(got, tt.want) || !strings.Contains(tt.want, "ends") && got != tt.want {
+			t.Errorf("%s for %v after %+v: got %q, want %q", tt.name, tt.lasts, tt.old, got, tt.want)
+		}
+	}
+}
+
+// TestFindTarget: what names nothing is refused with the names that there are, the most similar first.
+func TestFindTarget(t *testing.T) {
+	b := service.NewBuilder("/p")
+	for _, at := range []string{"web host-a 1.web", "web host-a 2.web", "web host-b 3.web", "api host-a 4.api"} {
+		f := strings.Fields(at)
+		b.Put(service.InstancesKey("/p", f[1])+f[2], fmt.Appendf(nil, `{"service":%q,"address":"10.0.0.1","port":80}`, f[0]))
+	}
+	b.Put("/p/v1/overrides/gone/host-c", []byte(`{"state":"drain"}`))
+	c := b.Catalog(1)
+	for target, want := range map[string]string{
+		"web": "", "web/host-a": "", "web/host-b/3.web": "", "gone/host-c": "",
+		"wbe":              `there is no service "wbe" (did you mean web?); there are: web, api`,
+		"nothing":          `there is no service "nothing"; there are: `,
+		"api/host-b":       `there is no node with an instance of api "host-b" (did you mean host-a?); there are: host-a`,
+		"web/host-a/3.web": `there is no instance of web on host-a "3.web" (did you mean 1.web?); there are: 1.web, 2.web`,
+		"gone":             `there is no service "gone"; there are: `,
+	} {
+		target, err := service.ParseTarget(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = findTarget(c, target); want == "" && err != nil || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", target, err, want)
+		}
+	}
+	if err := findTarget(service.NewBuilder("/p").Catalog(1), service.Target{Service: "web"}); err == nil || !strings.Contains(err.Error(), "nor any other") {
+		t.Errorf("in an empty catalog: %v", err)
+	}
+}
+
+// TestPassage: which snapshot the proxy runs is known by the files that it was given, also if some were
+// overtaken on the way or come twice.
+func TestPassage(t *testing.T) {
+	var p passage
+	set := func() render.Files { return render.Files{{Name: "x"}} }
+	var sent []render.Files
+	for n := range 100 {
+		sent = append(sent, set())
+		p.rendered(sent[n], uint64(n+1)) //nolint:gosec // small
+	}
+	for _, step := range []struct {
+		files render.Files
+		want  uint64
+	}{{set(), 0}, {sent[0], 0}, {sent[50], 51}, {sent[50], 51}, {sent[99], 100}, {sent[60], 100}} {
+		if got := p.inForce(step.files); got != step.want {
+			t.Errorf("got snapshot %d, want %d", got, step.want)
+		}
+	}
+}
