@@ -113,6 +113,13 @@ func TestTwoHostsOneEtcd(t *testing.T) {
 	for _, m := range machines {
 		m.unprivileged("sidekick", "sidekick-haproxy")
 	}
+	two.lossless(site, "a container stopped by the agent's own command", func() {
+		old := one.sh("docker ps -q --filter label=sidekick.service=shop")
+		one.sh(start)
+		two.servedBy(site, 3)
+		one.sh("docker exec sidekick sidekick stop " + old)
+		two.servedBy(site, 2)
+	})
 	one.lossless(site, "agent and HAProxy upgraded", func() {
 		one.sh("export IMAGE=" + nextImage + "; cd $DEPLOY\n" + guide("Upgrading"))
 		for _, name := range []string{"sidekick", "sidekick-haproxy"} {

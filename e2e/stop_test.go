@@ -188,3 +188,56 @@ func TestStopWithoutAnswers(t *testing.T) {
 	h.fails(1, "is not there", "stop", "nobody-"+runName("x"))
 	h.second.startAgent()
 }
+
+// TestUndrainAfterAStopSignal: a container that was told to stop and goes on is out of service, until somebody
+// says that it goes on: then also for the next agent, though the engine remembers the signal. The next signal
+// counts again. P1.
+func TestUndrainAfterAStopSignal(t *testing.T) {
+	w := newWorld(t)
+	w.startAll(etcdURL)
+	stays := app{service: "stays", grace: "10m"}
+	box := w.container(stays)
+	w.answeredBy(stays, box)
+	w.check(box.Kill(w.ctx, "SIGTERM"))
+	state := func(want string) {
+		t.Helper()
+		w.until("the container is "+want, func() error {
+			i, err := w.instance("stays", box)
+			if err == nil && i.State != want {
+				err = fmt.Errorf("%+v", i)
+			}
+			return err
+		})
+	}
+	state("draining")
+	i, err := w.instance("stays", box)
+	w.check(err)
+	w.does("undrain", "stays/here/"+i.ID)
+	w.answeredBy(stays, box)
+
+	w.check(w.agent.End(patience))
+	w.agent = nil
+	w.startAgent()
+	w.answeredBy(stays, box)
+	state("ready")
+	w.check(box.Kill(w.ctx, "SIGTERM"))
+	state("draining")
+	w.agent.Kill()
+	<-w.agent.Done()
+	w.agent = nil
+	w.startAgent()
+	state("draining")
+}
+
+// TestStopThroughTheFilter: where the engine's socket lets nobody stop a container, nothing stays out of
+// service, and the mend is said.
+func TestStopThroughTheFilter(t *testing.T) {
+	w := newWorld(t)
+	f := newFilter(w)
+	w.startAll(etcdURL)
+	one := app{service: "one"}
+	box := w.container(one)
+	w.answeredBy(one, box)
+	w.fails(1, "run this where the socket is open, with --docker", "stop", box.Short(), "--docker", "unix://"+f.socket)
+	w.answeredBy(one, box)
+}

@@ -45,34 +45,13 @@ func unknown(thing, name string, names []string) error {
 		return fmt.Errorf("there is no %s %q, nor any other", thing, name)
 	}
 	names = slices.Clone(names)
-	slices.SortStableFunc(names, func(a, b string) int { return distance(name, a) - distance(name, b) })
+	slices.SortStableFunc(names, func(a, b string) int { return service.Distance(name, a) - service.Distance(name, b) })
 	hint, rest := "", ""
-	if distance(name, names[0]) <= 2 {
+	if service.Distance(name, names[0]) <= 2 {
 		hint = fmt.Sprintf(" (did you mean %s?)", names[0])
 	}
 	if len(names) > most {
 		names, rest = names[:most], ", …"
 	}
 	return fmt.Errorf("there is no %s %q%s; there are: %s%s", thing, name, hint, strings.Join(names, ", "), rest)
-}
-
-// distance is how many letters have to be added, dropped or changed to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		last := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := last
-			if a[i] != b[j] {
-				cost++
-			}
-			last = row[j+1]
-			row[j+1] = min(cost, last+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

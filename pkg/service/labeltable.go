@@ -92,10 +92,10 @@ func findLabel(name string) (l label, arg string, ok bool) {
 func closestLabel(name string) string {
 	const enough = 40 // a longer one is no slip of the finger
 	name = strings.ToLower(name[:min(len(name), enough)])
-	best, least := enableLabel, distance(name, enableLabel)
+	best, least := enableLabel, Distance(name, enableLabel)
 	for i := range labels {
 		known := labels[i].name
-		if d := distance(name, known); d < least {
+		if d := Distance(name, known); d < least {
 			best, least = known, d
 		}
 	}
@@ -103,27 +103,6 @@ func closestLabel(name string) string {
 		best += "NAME"
 	}
 	return best
-}
-
-// distance counts the bytes to insert, remove or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // number reads what checkRange has let pass.
