@@ -31,6 +31,7 @@ type question struct {
 	ask       *service.Ask
 	number    uint64              // of the snapshot that says what the ask is about, 0 while that is not known
 	revision  int64               // of the catalog that showed that
+	among     []*service.Service  // where it was last looked for what the ask names
 	instances []*service.Instance // that it names; they stay when they are gone from the registry
 	counted   time.Time           // when sessions were, last
 	due       time.Time           // for the next count
@@ -80,11 +81,13 @@ func (r *answering) follow(q *question) {
 	if q.ask.Want == service.WantApplied {
 		return
 	}
-	for _, s := range c.Services {
-		for _, i := range s.Instances {
-			if q.ask.Names(r.Prefix, i) && !slices.Contains(q.instances, i) {
-				q.instances = append(q.instances, i)
-			}
+	if slices.Equal(q.among, c.Services) {
+		return // answers of others came, or another ask
+	}
+	q.among = c.Services
+	for _, i := range q.ask.Named(c) {
+		if !slices.Contains(q.instances, i) {
+			q.instances = append(q.instances, i)
 		}
 	}
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // sessions counts those of servers by their names.
@@ -92,4 +95,30 @@ func TestSessionsWithoutHAProxy(t *testing.T) {
 	if n, err := d.Sessions(context.WithoutCancel(t.Context()), []Endpoint{{Name: "s1"}}); err == nil {
 		t.Errorf("got %d sessions of a HAProxy that is not there", n)
 	}
+}
+
+// TestInForceIsTold: of what is wanted only what HAProxy runs as a whole is told, also what it ran before; what
+// waits for a reload or was refused is not.
+func TestInForceIsTold(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		var told []*render.File
+		b := &bench{cfg: configFor(t, t.Bin), addr: haproxytest.Address(t, "127.0.0.19")}
+		b.cfg.Managed, b.cfg.ReloadInterval = true, time.Hour
+		b.cfg.InForce = func(f render.Files) { told = append(told, &f[0]) }
+		b.run(t)
+		one := haproxytest.Server(t, "one")
+		first := files(b.text("", "s1 "+one))
+		b.applyFiles(t, first)
+		same, moved := files(b.text("", "s1 "+one)), files(b.text("", "s1 "+one+" weight 7"))
+		waits, refused := files(b.text(changed(1), "s1 "+one+" weight 8")), files(b.text("    nonsense\n", "s1 "+one))
+		for _, want := range []render.Files{same, waits, moved, refused} {
+			_, _, err := b.driver.attempt(t.Context(), want)
+			if err != nil && asRefused(err) == nil {
+				t.Fatal(err)
+			}
+		}
+		if want := []*render.File{&first[0], &same[0], &moved[0]}; !slices.Equal(told, want) {
+			t.Errorf("told %v, want the first, the same and the moved one of %v", told, want)
+		}
+	})
 }

@@ -50,18 +50,29 @@ func (a *Answer) RegistryKey(prefix string) string { return AnswersKey(prefix, a
 // sortKey orders answers like their keys.
 func (a *Answer) sortKey() string { return a.Node + "\x00" + a.Ask }
 
-// Names tells whether the ask is about the instance.
-func (a *Ask) Names(prefix string, i *Instance) bool {
-	k, err := ParseKey(prefix, a.Key)
-	switch {
-	case err != nil:
-		return false
-	case k.Kind == KeyInstance:
-		return k.Node == i.Node && k.ID == i.ID
-	case k.Kind == KeyOverride:
-		return k.Target().Covers(i)
+// Named returns the instances of a catalog that the ask is about.
+func (a *Ask) Named(c *Catalog) []*Instance {
+	k, err := ParseKey(c.Prefix, a.Key)
+	if err != nil || k.Kind != KeyInstance && k.Kind != KeyOverride {
+		return nil
 	}
-	return false
+	among := c.Services
+	if k.Kind == KeyOverride {
+		at, ok := c.find(k.Service)
+		if !ok {
+			return nil
+		}
+		among = among[at : at+1]
+	}
+	var named []*Instance
+	for _, s := range among {
+		for _, i := range s.Instances {
+			if k.Kind == KeyOverride && k.Target().Covers(i) || k.Kind == KeyInstance && k.Node == i.Node && k.ID == i.ID {
+				named = append(named, i)
+			}
+		}
+	}
+	return named
 }
 
 // askValue is the JSON form of an ask.

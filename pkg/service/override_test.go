@@ -184,13 +184,21 @@ func TestOverridesTouchOnlyTheirServices(t *testing.T) {
 
 // TestAskNames: an ask is about one instance, or about all that an override covers.
 func TestAskNames(t *testing.T) {
-	i := &Instance{Service: "web", Node: "a", ID: "1"}
-	for key, want := range map[string]bool{
-		"/p/v1/instances/a/1": true, "/p/v1/overrides/web": true, "/p/v1/overrides/web/a": true, "/p/v1/overrides/web/a/1": true,
-		"/p/v1/instances/a/2": false, "/p/v1/instances/b/1": false, "/p/v1/overrides/api": false, "/p/v1/overrides/web/b": false, "": false, "/p/v1/nodes/a": false,
+	b := NewBuilder("/p")
+	put(t, b, "1", "web", 1)
+	put(t, b, "2", "web", 1)
+	put(t, b, "3", "api", 1)
+	c := b.Catalog(1)
+	for key, want := range map[string]string{
+		"/p/v1/instances/a/1": "1", "/p/v1/overrides/web": "12", "/p/v1/overrides/web/a": "12", "/p/v1/overrides/web/a/1": "1", "/p/v1/overrides/api": "3",
+		"/p/v1/instances/a/4": "", "/p/v1/instances/b/1": "", "/p/v1/overrides/none": "", "/p/v1/overrides/web/b": "", "": "", "/p/v1/nodes/a": "",
 	} {
-		if got := (&Ask{Key: key}).Names("/p", i); got != want {
-			t.Errorf("%q names it: %v, want %v", key, got, want)
+		got := ""
+		for _, i := range (&Ask{Key: key}).Named(c) {
+			got += i.ID
+		}
+		if got != want {
+			t.Errorf("%q names %q, want %q", key, got, want)
 		}
 	}
 }
