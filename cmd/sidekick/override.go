@@ -234,11 +234,26 @@ func (o *override) tell(cmd *cobra.Command, catalog *service.Catalog, old *servi
 	if s == nil {
 		return
 	}
+	if o.ends && alone(s, o.target.Covers) {
+		fmt.Fprintln(cmd.ErrOrStderr(), nobodyElse(s))
+	}
 	for _, other := range s.Overrides {
 		if other.Target != o.target && (other.State != "") == (o.name != "weight") && meets(s, other.Target, o.target) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: there is another override as well, and the narrower one wins: %s\n", o.target, describe(other))
 		}
 	}
+}
+
+// alone tells whether these are the last instances of a service that get requests.
+func alone(s *service.Service, of func(*service.Instance) bool) bool {
+	return !slices.ContainsFunc(s.Instances, func(i *service.Instance) bool {
+		return !of(i) && i.State == service.Ready && s.Ruling(i).State == nil
+	})
+}
+
+// nobodyElse warns of a service without instances.
+func nobodyElse(s *service.Service) string {
+	return "nobody else serves " + s.Name + ": its requests are answered 503 meanwhile"
 }
 
 // meets tells whether two targets have an instance in common.

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/sidekick-proxy/sidekick/pkg/catalog"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -115,5 +118,53 @@ func TestPassage(t *testing.T) {
 		if got := p.inForce(step.files); got != step.want {
 			t.Errorf("got snapshot %d, want %d", got, step.want)
 		}
+	}
+}
+
+// TestOverridesAreLogged: each agent logs once what is said of instances, and its end.
+func TestOverridesAreLogged(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	r := &renderStage{log: log}
+	b := service.NewBuilder("/p")
+	var now rendering
+	steps := []struct{ key, value, want string }{
+		{"overrides/web", `{"state":"drain","by":"root@a"}`, "override is in force: web drain by root@a"},
+		{"overrides/web/b", `{"weight":7,"until":"2026-11-22T12:30:00Z"}`, "override is in force: web/b weight 7, ends at 2026-11-22T12:30:00Z"},
+		{"nodes/a", `{"agent":"x"}`, ""},
+		{"overrides/web", `{"state":"maint"}`, "override is in force: web maint"},
+		{"overrides/web/b", "", "override has ended: web/b weight 7, ends at 2026-11-22T12:30:00Z"},
+	}
+	for n, step := range steps {
+		hook.Reset()
+		if step.value == "" {
+			b.Delete("/p/v1/" + step.key)
+		} else {
+			b.Put("/p/v1/"+step.key, []byte(step.value))
+		}
+		now.snapshot = &catalog.Snapshot{Catalog: b.Catalog(int64(n))}
+		r.tellOverrides(&now)
+		var got []string
+		for _, e := range hook.AllEntries() {
+			got = append(got, fmt.Sprintf("%s: %s", e.Message, e.Data["override"]))
+		}
+		if got := strings.Join(got, "; "); got != step.want {
+			t.Errorf("after %s %s: logged %q, want %q", step.key, step.value, got, step.want)
+		}
+	}
+}
+
+// TestAlone: whether anybody else serves does not count whom nobody sends requests.
+func TestAlone(t *testing.T) {
+	b := service.NewBuilder("/p")
+	for id, state := range map[string]string{"1": "ready", "2": "ready", "3": "draining"} {
+		b.Put(service.InstancesKey("/p", "a")+id, fmt.Appendf(nil, `{"service":"web","address":"10.0.0.1","port":80,"state":%q}`, state))
+	}
+	first := service.Target{Service: "web", Node: "a", ID: "1"}
+	if alone(b.Catalog(1).Service("web"), first.Covers) {
+		t.Error("it is taken for the last though another one is ready")
+	}
+	b.Put("/p/v1/overrides/web/a/2", []byte(`{"state":"drain"}`))
+	if !alone(b.Catalog(2).Service("web"), first.Covers) {
+		t.Error("it is not taken for the last though the others are drained")
 	}
 }

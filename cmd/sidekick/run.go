@@ -98,7 +98,6 @@ func (s *settings) runAgent(stop context.Context) error {
 	}
 	defer a.client.Close()
 
-	a.answer = a.newAnswerer()
 	a.announce()
 	group, life := errgroup.WithContext(life)
 	if server != nil {
@@ -234,6 +233,7 @@ func (a *agent) gate(life context.Context, group *errgroup.Group, origin service
 
 // serve runs the second pipe, from the registry to HAProxy.
 func (a *agent) serve(life context.Context, group *errgroup.Group) {
+	a.answer = a.newAnswerer()
 	watched := make(chan *service.Catalog)
 	snapshots := make(chan *catalog.Snapshot)
 	rendered, wanted := make(chan render.Files), make(chan render.Files)

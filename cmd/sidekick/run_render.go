@@ -43,6 +43,7 @@ type rendering struct {
 	told     string              // what was logged of that last, "" since it is in use
 	checks   string              // what people were told of HAProxy's own checks
 	rejected []service.Rejection // that people were told of
+	said     []*service.Override // the same
 	sent     render.Files
 }
 
@@ -58,6 +59,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case now.snapshot = <-in:
 			r.state.SetCatalog(now.snapshot.Catalog, now.snapshot.Live, now.snapshot.Saved)
 			r.tellRejected(&now)
+			r.tellOverrides(&now)
 		case content := <-contents:
 			r.parse(content, &now)
 			r.ports.forget()
@@ -120,6 +122,25 @@ func (r *renderStage) tellRejected(now *rendering) {
 	first := rejected[0]
 	r.log.WithFields(logrus.Fields{"count": len(rejected), "first": first.Name, "why": first.Reason}).
 		Warn("entries of the registry break a rule and are left out; `sidekick services` lists them")
+}
+
+// tellOverrides logs which overrides come into force and which end.
+func (r *renderStage) tellOverrides(now *rendering) {
+	overrides := now.snapshot.Catalog.Overrides
+	about := func(o *service.Override) logrus.FieldLogger {
+		return r.log.WithFields(logrus.Fields{"override": describe(o)})
+	}
+	for _, o := range overrides {
+		if !slices.Contains(now.said, o) {
+			about(o).Info("override is in force")
+		}
+	}
+	for _, o := range now.said {
+		if !slices.ContainsFunc(overrides, func(other *service.Override) bool { return other.Target == o.Target }) {
+			about(o).Info("override has ended")
+		}
+	}
+	now.said = overrides
 }
 
 // complain logs what is wrong with the template, unless that is what was logged last.

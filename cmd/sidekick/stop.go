@@ -106,6 +106,9 @@ func (s *stopping) holds(i *service.Instance) bool {
 func (s *stopping) pick(cmd *cobra.Command) {
 	known := map[string]bool{}
 	for _, svc := range s.catalog.Services {
+		if slices.ContainsFunc(svc.Instances, s.holds) && alone(svc, s.holds) {
+			fmt.Fprintln(cmd.ErrOrStderr(), nobodyElse(svc))
+		}
 		for _, i := range svc.Instances {
 			if s.holds(i) {
 				known[i.Container] = true

@@ -494,9 +494,9 @@ func TestOverridesEndByTheClock(t *testing.T) {
 		if len(first.Catalog.Service("a").Overrides) != 1 || len(first.Catalog.Service("b").Overrides) != 0 || len(first.Catalog.Overrides) != 1 {
 			t.Errorf("got overrides %v, want the one of a", first.Catalog.Overrides)
 		}
-		time.Sleep(10*time.Minute - 1)
+		time.Sleep(10*time.Minute - time.Nanosecond)
 		r.wantNothing(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		second := r.want(t, "a b")
 		if len(second.Catalog.Overrides) != 0 || len(second.Catalog.Service("a").Overrides) != 0 {
 			t.Errorf("got overrides %v after their time", second.Catalog.Overrides)
