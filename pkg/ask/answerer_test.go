@@ -63,15 +63,10 @@ func TestAnswersWhenInForce(t *testing.T) {
 // TestCountsSessionsToTheEnd: an ask for the end is answered with what is left, at most once a second while
 // that falls, at once when nothing is left, and never by a guess. P1, P10.
 func TestCountsSessionsToTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t)
-		m.node("a")
-		m.instance("a", "1", service.Ready)
+	played(t, func(t *testing.T, m *memory, a *agent) {
 		m.instance("b", "2", service.Ready)
-		a := start(t, m, "a")
 		a.proxy.set(0, errors.New("a worker does not answer"))
 		m.put(service.AsksKey(prefix)+"q", `{"want":"ended","key":"/p/v1/overrides/web/a","revision":3}`)
-		a.InForce(9)
 		time.Sleep(10 * time.Second)
 		m.wants(t)
 		a.proxy.set(30, nil)
@@ -96,22 +91,15 @@ func TestCountsSessionsToTheEnd(t *testing.T) {
 		a.proxy.set(5, nil)
 		time.Sleep(time.Hour)
 		m.wants(t)
-		a.stop()
 	})
 }
 
 // TestAnswersWithoutAProxy: where there is none, nothing has sessions.
 func TestAnswersWithoutAProxy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t)
-		m.node("a")
-		m.instance("a", "1", service.Ready)
-		a := start(t, m, "a")
+	played(t, func(t *testing.T, m *memory, a *agent) {
 		a.Sessions = nil
-		a.InForce(9)
 		m.put(service.AsksKey(prefix)+"q", `{"want":"ended","key":"/p/v1/instances/a/1","revision":2}`)
 		m.wants(t, answered(3, 0))
-		a.stop()
 	})
 }
 
@@ -133,22 +121,18 @@ func TestOnlyTheOwnerAnswers(t *testing.T) {
 
 // TestAnswersAreWrittenAgain: after the registry was away, and when an answer has vanished from it. F5.
 func TestAnswersAreWrittenAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t)
-		m.node("a")
-		a := start(t, m, "a")
-		a.InForce(99)
+	played(t, func(t *testing.T, m *memory, a *agent) {
 		m.fail(true)
 		m.put(service.AsksKey(prefix)+"q", `{"want":"applied","revision":1}`)
 		time.Sleep(10 * time.Second)
 		m.wants(t)
 		m.fail(false)
 		time.Sleep(retryPace)
-		m.wants(t, answered(2, 0))
+		m.wants(t, answered(3, 0))
 		m.put(service.AnswersKey(prefix, "a")+"q", "")
-		m.wants(t, answered(2, 0))
+		m.wants(t, answered(3, 0))
 		m.put(service.AsksKey(prefix)+"r", `{"want":"applied","revision":1}`)
-		m.wants(t, `put answers/a/r {"revision":6,"applied":true,"sessions":0}`)
+		m.wants(t, `put answers/a/r {"revision":7,"applied":true,"sessions":0}`)
 		m.put(service.AsksKey(prefix)+"q", "")
 		m.wants(t, "delete answers/a/q")
 		a.stop()

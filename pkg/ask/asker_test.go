@@ -61,12 +61,7 @@ func TestWaitsForEveryAgent(t *testing.T) {
 
 // TestWaitsForTheLastSession: progress is told, and what is left when the time is up.
 func TestWaitsForTheLastSession(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory(t)
-		m.node("a")
-		m.instance("a", "1", service.Ready)
-		a := start(t, m, "a")
-		a.InForce(99)
+	played(t, func(t *testing.T, m *memory, a *agent) {
 		a.proxy.set(2, nil)
 		asks := []service.Ask{
 			{ID: "q", Want: service.WantEnded, Key: "/p/v1/instances/a/1", Revision: 2},
@@ -81,7 +76,6 @@ func TestWaitsForTheLastSession(t *testing.T) {
 		if words != "1 asked, silent [], gone [], sessions map[]" || err != nil || !strings.Contains(strings.Join(progress, "\n"), "map[a:4]") {
 			t.Errorf("sessions end: got %s, %v after %v", words, err, progress)
 		}
-		a.stop()
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -220,4 +221,19 @@ func start(t *testing.T, m *memory, node string) *agent {
 	})
 	t.Cleanup(a.stop)
 	return a
+}
+
+// played runs a test in a bubble with a registry, in which the node a is there with the instance 1, and the
+// agent of that node, whose proxy runs whatever comes.
+func played(t *testing.T, test func(t *testing.T, m *memory, a *agent)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t)
+		m.node("a")
+		m.instance("a", "1", service.Ready)
+		a := start(t, m, "a")
+		a.InForce(1 << 32)
+		test(t, m, a)
+		a.stop()
+	})
 }

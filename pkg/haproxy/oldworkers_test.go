@@ -40,6 +40,19 @@ func holdingServer(tb testing.TB) (addr string, came, end chan struct{}) {
 	return l.Addr().String(), came, end
 }
 
+// hold sends a request to a holding server by way of HAProxy, and returns when it is there. The end of the test is
+// its end.
+func (b *bench) hold(tb testing.TB, came <-chan struct{}) {
+	tb.Helper()
+	c, err := net.Dial("tcp", b.addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { c.Close() })
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-came
+}
+
 // TestOldWorkersMemory: what old workers hold is known while they hold it (P8, F10).
 func TestOldWorkersMemory(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
@@ -53,13 +66,7 @@ func TestOldWorkersMemory(t *testing.T) {
 		const reloads, each = 3, 4
 		for i := range reloads {
 			for range each {
-				c, err := net.Dial("tcp", b.addr)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-				io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-				<-came
+				b.hold(t, came)
 			}
 			b.apply(t, b.text(changed(i), "s1 "+addr))
 		}

@@ -2,8 +2,6 @@ package haproxy
 
 import (
 	"context"
-	"io"
-	"net"
 	"slices"
 	"testing"
 	"time"
@@ -36,13 +34,7 @@ func TestSessionsAreCountedInAllWorkers(t *testing.T) {
 		lines := []string{"s1 " + addr, "s2 " + other + " weight 0"}
 		b.apply(t, b.text("", lines...))
 		for n := range 2 {
-			c, err := net.Dial("tcp", b.addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-			<-came
+			b.hold(t, came)
 			if got := b.sessions(t, "s1"); got != n+1 {
 				t.Errorf("got %d sessions, want %d", got, n+1)
 			}
