@@ -32,6 +32,7 @@ func (w *world) sidekick(args ...string) outcome {
 	cmd.Env = proctest.Environ()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	began := time.Now()
 	err := cmd.Run()
 	exit, ended := errors.AsType[*exec.ExitError](err)
 	if err != nil && !ended {
@@ -41,7 +42,7 @@ func (w *world) sidekick(args ...string) outcome {
 	if ended {
 		o.code = exit.ExitCode()
 	}
-	w.Logf("sidekick %s: %d\n%s%s", strings.Join(args, " "), o.code, o.stdout, o.stderr)
+	w.Logf("sidekick %s: %d after %s\n%s%s", strings.Join(args, " "), o.code, time.Since(began).Round(time.Millisecond), o.stdout, o.stderr)
 	return o
 }
 
@@ -69,6 +70,14 @@ func (w *world) beside(node string) *world {
 	other.startProxy()
 	other.startAgent()
 	return other
+}
+
+// withoutProxy is one whose agent has no HAProxy.
+func (w *world) withoutProxy(node string) {
+	w.Helper()
+	other := emptyWorld(w.T)
+	other.registry, other.extra = w.registry, []string{"--node", node, "--docker", "off", "--haproxy", "off"}
+	other.startAgent()
 }
 
 // avoided lets more of a load flow, and fails if that server answered any of it.
@@ -103,6 +112,7 @@ type cluster struct {
 
 func newCluster(s *site) *cluster {
 	s.begin()
+	s.withoutProxy("third")
 	return &cluster{site: s, second: &site{world: s.beside("second"), etcd: s.etcd, ledger: s.ledger}}
 }
 

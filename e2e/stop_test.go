@@ -109,14 +109,16 @@ func (w *world) runtime(command string) (string, error) {
 	return (&site{world: w}).tell("run/r.sock", command)
 }
 
-// TestStopOutlivesTheAgent: the agent is killed while a stop waits for a request that takes long; that is
-// answered all the same, and the stop goes on with the next agent. P1, P2.
+// TestStopOutlivesTheAgent: the agent is killed while a stop waits for a request that takes long, and that an
+// old worker of HAProxy has; it is answered all the same, and the stop goes on with the next agent. P1, P2.
 func TestStopOutlivesTheAgent(t *testing.T) {
 	h := newHosts(t)
 	one := app{service: "one", grace: "0s", publish: true}
 	box := h.container(one)
 	h.answeredBy(one, box)
-	wait := h.slow(one, box, "4s")
+	wait := h.slow(one, box, "6s")
+	other := app{service: "other", publish: true}
+	h.answeredBy(other, h.container(other)) // by a reload
 	stop, err := proctest.Start("stop", h.path("stop.log"), programs.sidekick, "stop", box.Short(), "--registry", h.registry, "--node", "here")
 	h.check(err)
 	h.until("the instance is in maintenance", func() error {
