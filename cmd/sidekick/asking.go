@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -37,6 +38,15 @@ func (s *settings) newAsker(cmd *cobra.Command, client *clientv3.Client) *ask.As
 
 func (s *settings) newAsk(want service.Want, key string, revision int64) service.Ask {
 	return service.Ask{ID: rand.Text(), By: s.by(), Want: want, Key: key, Revision: revision}
+}
+
+// waitFor asks, and says what did not come to its end in ctx's time.
+func waitFor(ctx context.Context, cmd *cobra.Command, asker *ask.Asker, asks ...service.Ask) error {
+	report, err := asker.Wait(ctx, asks...)
+	if err == nil && report.Nodes == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "no agent stands in the registry: nobody was waited for")
+	}
+	return unanswered(report, err)
 }
 
 // remaining says in words what is still waited for, or was in vain.

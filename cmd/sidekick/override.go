@@ -174,7 +174,7 @@ func (o *override) run(cmd *cobra.Command) error {
 	if !o.wait {
 		return nil
 	}
-	return o.await(ctx, asker, catalog, revision)
+	return o.await(cmd, asker, catalog, revision)
 }
 
 // change is the override that is to be, given the one that is.
@@ -309,15 +309,14 @@ func instanceOf(c *service.Catalog, t service.Target) *service.Instance {
 
 // await waits until every agent has applied the override, and for what takes instances out until the last
 // session has ended.
-func (o *override) await(ctx context.Context, asker *ask.Asker, catalog *service.Catalog, revision int64) error {
+func (o *override) await(cmd *cobra.Command, asker *ask.Asker, catalog *service.Catalog, revision int64) error {
 	want, limit := service.WantApplied, defaultApply
 	if o.ends {
 		want, limit = service.WantEnded, drainOf(catalog, o.target.Covers)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.limit(limit))
+	ctx, cancel := context.WithTimeout(cmd.Context(), o.limit(limit))
 	defer cancel()
-	report, err := asker.Wait(ctx, o.newAsk(want, o.target.Key(o.prefix), revision))
-	return unanswered(report, err)
+	return waitFor(ctx, cmd, asker, o.newAsk(want, o.target.Key(o.prefix), revision))
 }
 
 // limit is how long to wait.

@@ -144,11 +144,11 @@ func (s *stopping) takeOut(cmd *cobra.Command) (late, err error) {
 	}
 	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	report, err := s.newAsker(cmd, s.client).Wait(waiting, asks...)
+	late = waitFor(waiting, cmd, s.newAsker(cmd, s.client), asks...)
 	if ctx.Err() != nil {
 		return nil, errors.New("interrupted")
 	}
-	return unanswered(report, err), nil
+	return late, nil
 }
 
 // override puts an override for each instance, which ends by itself if this command dies.
