@@ -182,7 +182,6 @@ func TestRuntimeSocketIsLost(t *testing.T) {
 // can be stopped meanwhile, and all converges when it goes on (P6).
 func TestWorkerHangs(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
-		t.Parallel() // it waits most of the time
 		f := startFaulty(t, t.Bin)
 		worker := f.worker(t).Pid
 		if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil {
