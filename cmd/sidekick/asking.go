@@ -69,12 +69,12 @@ func remaining(r ask.Report) string {
 func unanswered(r ask.Report, err error) error {
 	left := remaining(r)
 	switch {
-	case left != "" && err != nil:
+	case left != "" && errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the time is up: %s; see `sidekick status` there", left)
-	case left != "":
-		return errors.New(left)
 	case err != nil:
 		return fmt.Errorf("the agents' answers did not come: %w", err)
+	case left != "":
+		return errors.New(left)
 	}
 	return nil
 }

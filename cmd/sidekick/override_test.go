@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
+	"github.com/sirupsen/logrus"
 	"strings"
 	"testing"
 	"time"
@@ -167,4 +171,79 @@ func TestAlone(t *testing.T) {
 	if !alone(b.Catalog(2).Service("web"), first.Covers) {
 		t.Error("it is not taken for the last though the others are drained")
 	}
+}
+
+// What somebody else says of an instance while a stop is under way is not lost when that is given up.
+func TestTakeBackKeepsWhatOthersSaid(t *testing.T) {
+	s := newSettings()
+	s.stateDir, s.registry, s.node = t.TempDir(), embeddedURL, "n"
+	log := logrus.New()
+	server, err := embedded.Start(t.Context(), embedded.Config{Dir: s.stateDir, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop() //nolint:errcheck // a test's
+	client, err := s.dialRegistry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	board := &etcd.Board{Client: client, Prefix: s.prefix}
+	target := service.Target{Service: "web", Node: "n", ID: "c.web.80"}
+	one := &stopping{settings: s, board: board, grace: 1, targets: []service.Target{target}}
+	if _, err := one.override(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = board.Change(t.Context(), target, func(*service.Override) (*service.Override, error) {
+		return &service.Override{Target: target, State: service.Maint, By: "operator"}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := one.takeBack(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _ = board.Change(t.Context(), target, func(now *service.Override) (*service.Override, error) {
+		if now == nil || now.By != "operator" {
+			t.Errorf("got %+v, want the operator's", now)
+		}
+		return now, nil
+	})
+}
+
+// Of two stops of one container the second leaves nothing of the first.
+func TestTwoStops(t *testing.T) {
+	s := newSettings()
+	s.stateDir, s.registry, s.node = t.TempDir(), embeddedURL, "n"
+	server, err := embedded.Start(t.Context(), embedded.Config{Dir: s.stateDir, Log: logrus.New()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop() //nolint:errcheck // a test's
+	client, err := s.dialRegistry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	board := &etcd.Board{Client: client, Prefix: s.prefix}
+	target := service.Target{Service: "web", Node: "n", ID: "c.web.80"}
+	var both []*stopping
+	for range 2 {
+		one := &stopping{settings: s, board: board, grace: 1, targets: []service.Target{target}}
+		if _, err := one.override(t.Context(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, one)
+	}
+	for _, one := range both {
+		if err := one.takeBack(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, _ = board.Change(t.Context(), target, func(now *service.Override) (*service.Override, error) {
+		if now != nil {
+			t.Errorf("left: %+v", now)
+		}
+		return now, nil
+	})
 }

@@ -22,6 +22,12 @@ const (
 	undoLimit     = 5 * time.Second  // for taking overrides back
 )
 
+// stopBy begins what the overrides of a stop say of who put them.
+const stopBy = "sidekick stop by "
+
+// errOthers says that an override is not, or not any more, that of this stop: it stays.
+var errOthers = errors.New("somebody else has changed it")
+
 // stopping is one run of the stop command.
 type stopping struct {
 	*settings
@@ -33,6 +39,8 @@ type stopping struct {
 	catalog *service.Catalog
 	targets []service.Target
 	before  []*service.Override // of the targets
+	until   time.Time           // end of the overrides that are put
+	host    string              // whose instances of these containers are meant, "" for all
 }
 
 func stopCommand() *cobra.Command {
@@ -99,11 +107,22 @@ func (s *stopping) find(ctx context.Context, names []string) error {
 
 // holds tells whether an instance is of the containers.
 func (s *stopping) holds(i *service.Instance) bool {
-	return slices.ContainsFunc(s.boxes, func(b docker.Box) bool { return i.Container != "" && i.Container == b.Short })
+	return (s.host == "" || i.Node == s.host) && slices.ContainsFunc(s.boxes, func(b docker.Box) bool { return i.Container != "" && i.Container == b.Short })
+}
+
+// isHere tells whether the registry has one of the containers under this host's name. If so, those of the
+// same id on other hosts, which may be copies of this one, are not meant.
+func (s *stopping) isHere() bool {
+	return slices.ContainsFunc(s.catalog.Services, func(svc *service.Service) bool {
+		return slices.ContainsFunc(svc.Instances, func(i *service.Instance) bool { return i.Node == s.node && s.holds(i) })
+	})
 }
 
 // pick finds the instances of the containers in the registry.
 func (s *stopping) pick(cmd *cobra.Command) {
+	if s.isHere() {
+		s.host = s.node
+	}
 	known := map[string]bool{}
 	for _, svc := range s.catalog.Services {
 		if slices.ContainsFunc(svc.Instances, s.holds) && alone(svc, s.holds) {
@@ -153,11 +172,11 @@ func (s *stopping) takeOut(cmd *cobra.Command) (late, err error) {
 
 // override puts an override for each instance, which ends by itself if this command dies.
 func (s *stopping) override(ctx context.Context, limit time.Duration) (revision int64, err error) {
-	until := time.Now().Add(limit + s.longestGrace() + stopMargin).UTC()
+	s.until = time.Now().Add(limit + s.longestGrace() + stopMargin).UTC()
 	for _, t := range s.targets {
 		var old *service.Override
 		revision, old, err = s.board.Change(ctx, t, func(old *service.Override) (*service.Override, error) {
-			o := &service.Override{Target: t, State: service.Maint, Until: until, By: "sidekick stop by " + s.by()}
+			o := &service.Override{Target: t, State: service.Maint, Until: s.until, By: stopBy + s.by()}
 			if old != nil {
 				o.Weight = old.Weight
 			}
@@ -166,9 +185,21 @@ func (s *stopping) override(ctx context.Context, limit time.Duration) (revision 
 		if err != nil {
 			return 0, err
 		}
-		s.before = append(s.before, old)
+		s.before = append(s.before, beforeStop(old))
 	}
 	return revision, nil
+}
+
+// beforeStop is what an override was before anybody stopped its target: another stop of it takes its own
+// back by itself, or is dead.
+func beforeStop(o *service.Override) *service.Override {
+	if o == nil || !strings.HasPrefix(o.By, stopBy) {
+		return o
+	}
+	if o.Weight == nil {
+		return nil
+	}
+	return &service.Override{Target: o.Target, Weight: o.Weight, By: strings.TrimPrefix(o.By, stopBy)}
 }
 
 // longestGrace is how long the engine may take to stop the containers.
@@ -239,13 +270,18 @@ func (s *stopping) takeBack(ctx context.Context) error {
 	defer cancel()
 	var errs []error
 	for n, old := range s.before {
-		_, _, err := s.board.Change(ctx, s.targets[n], func(*service.Override) (*service.Override, error) {
+		_, _, err := s.board.Change(ctx, s.targets[n], func(now *service.Override) (*service.Override, error) {
+			if now == nil || now.By != stopBy+s.by() || !now.Until.Equal(s.until) {
+				return nil, errOthers
+			}
 			if old != nil && !old.InForce(time.Now()) {
 				return nil, nil //nolint:nilnil // none is what is left of it
 			}
 			return old, nil
 		})
-		errs = append(errs, err)
+		if !errors.Is(err, errOthers) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package ask
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -163,5 +164,41 @@ func TestUndrainIsAnsweredWhenItShows(t *testing.T) {
 		}
 		a.stop()
 		b.stop()
+	})
+}
+
+// An agent whose clock says that the override has ended runs by none, and must not say that it has applied it.
+func TestClockAhead(t *testing.T) {
+	played(t, func(t *testing.T, m *memory, _ *agent) {
+		past := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
+		key := service.Target{Service: "web", Node: "a", ID: "1"}.Key(prefix)
+		at := m.put(key, fmt.Sprintf(`{"state":"maint","until":%q}`, past))
+		m.put(service.AsksKey(prefix)+"q", fmt.Sprintf(`{"want":"ended","key":%q,"revision":%d}`, key, at))
+		m.wants(t)
+	})
+}
+
+// Two agents that are one to the registry (a machine cloned with its state) do not write answers against each
+// other without a pause.
+func TestClonesDoNotFight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t)
+		m.node("a")
+		m.instance("a", "1", service.Ready)
+		one, two := start(t, m, "a"), start(t, m, "a")
+		one.InForce(1 << 32)
+		two.InForce(1 << 32)
+		one.proxy.set(3, nil)
+		two.proxy.set(5, nil)
+		at := m.put(service.Target{Service: "web"}.Key(prefix), `{"state":"maint"}`)
+		m.put(service.AsksKey(prefix)+"q", fmt.Sprintf(`{"want":"ended","key":%q,"revision":%d}`, service.Target{Service: "web"}.Key(prefix), at))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		<-ctx.Done()
+		if n := len(m.wrote()); n > 60 {
+			t.Errorf("%d writes in 10 s", n)
+		}
+		one.stop()
+		two.stop()
 	})
 }

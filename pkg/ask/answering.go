@@ -39,6 +39,9 @@ type question struct {
 	answer    *service.Answer // nil while there is none
 	said      time.Time       // since when it is this one
 	undrained bool
+	warned    bool
+	lost      time.Time // when what was written was last not there
+	after     time.Time // no writing before it
 }
 
 // look takes in what was told: new asks, those that are gone, and what became of the answers.
@@ -99,13 +102,16 @@ func (r *answering) verify() {
 		there := c != nil && slices.ContainsFunc(c.Answers, func(a *service.Answer) bool { return *a == w.answer })
 		if c != nil && c.Revision >= w.revision && !there && r.open[id] != nil {
 			delete(r.written, id)
+			// Whoever took it away may do so again, as a clone of this host.
+			q := r.open[id]
+			q.after, q.lost = q.lost.Add(retryPace), time.Now()
 		}
 	}
 }
 
 // consider works out the answer to a question, as far as there is one.
 func (r *answering) consider(ctx context.Context, q *question) {
-	if q.number == 0 || r.view.inForce < q.number {
+	if q.number == 0 || r.view.inForce < q.number || q.answer == nil && r.lapsed(q) {
 		return
 	}
 	switch q.ask.Want {
@@ -116,6 +122,15 @@ func (r *answering) consider(ctx context.Context, q *question) {
 	case service.WantUndrained:
 		r.undrain(q)
 	}
+}
+
+// lapsed tells whether a question is about an override that has ended by this host's clock although the
+// registry has it: the proxy does not follow it then. A clock that is wrong must not look like obedience.
+func (r *answering) lapsed(q *question) bool {
+	k, err := service.ParseKey(r.Prefix, q.ask.Key)
+	return err == nil && k.Kind == service.KeyOverride && slices.ContainsFunc(r.view.catalog.Overrides, func(o *service.Override) bool {
+		return o.Target == k.Target() && !o.InForce(time.Now())
+	})
 }
 
 // say makes the answer what is known now, unless that is only that a few sessions less are left than a
@@ -143,8 +158,9 @@ func (r *answering) count(ctx context.Context, q *question) {
 		q.due = time.Now().Add(max(countPace, countCost*time.Since(began)))
 		if err == nil {
 			q.sessions, q.counted = n, began
-		} else if ctx.Err() == nil {
-			r.Log.WithError(err).Debug("sessions cannot be counted; trying again")
+		} else if ctx.Err() == nil && !q.warned {
+			q.warned = true
+			r.Log.WithError(err).Warn("sessions cannot be counted, so that whoever waits for their end gets no answer; trying again")
 		}
 	}
 	if !q.counted.IsZero() {
@@ -216,6 +232,10 @@ func (r *answering) write(ctx context.Context) {
 func (r *answering) put(ctx context.Context) error {
 	for id, q := range r.open {
 		if q.answer == nil || r.written[id].answer == *q.answer {
+			continue
+		}
+		if time.Now().Before(q.after) {
+			r.wakeAt(q.after)
 			continue
 		}
 		value, err := q.answer.Encode()

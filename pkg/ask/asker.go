@@ -2,6 +2,7 @@ package ask
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,6 +16,9 @@ import (
 
 // askTTL is how long an ask outlives an asker that dies.
 const askTTL = 60 * time.Second
+
+// errGone ends the waiting for answers that cannot come.
+var errGone = errors.New("the registry has lost the question: its lease ran out, or the registry was restored")
 
 // Asker asks agents and waits for their answers.
 type Asker struct {
@@ -84,7 +88,11 @@ func (w *waiting) run(ctx context.Context) (Report, error) {
 	for {
 		select {
 		case c := <-catalogs:
-			if c.Revision < w.since {
+			switch {
+			case c.Revision >= w.since && w.stand(c):
+			case w.report.known || c.Revision >= w.since:
+				return w.report, errGone
+			default: // from before the asks
 				continue
 			}
 			w.take(c)
@@ -95,6 +103,16 @@ func (w *waiting) run(ctx context.Context) (Report, error) {
 			return w.report, context.Cause(watching)
 		}
 	}
+}
+
+// stand tells whether the registry has the asks.
+func (w *waiting) stand(c *service.Catalog) bool {
+	for _, ask := range w.asks {
+		if !slices.ContainsFunc(c.Asks, func(a *service.Ask) bool { return a.ID == ask.ID }) {
+			return false
+		}
+	}
+	return true
 }
 
 // take looks at the answers in a catalog.

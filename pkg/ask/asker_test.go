@@ -107,3 +107,23 @@ func TestCannotAsk(t *testing.T) {
 		t.Error("got no error")
 	}
 }
+
+// Whose ask has gone from the registry, as with a lease that ran out, does not wait for answers that cannot come.
+func TestAskThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(t)
+		m.node("a") // whose agent does not answer
+		asker := &Asker{Registry: m, Watcher: m, Prefix: prefix}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		go func() { time.Sleep(time.Minute); m.put(service.AsksKey(prefix)+"q", "") }()
+		_, err := asker.Wait(ctx, service.Ask{ID: "q", Want: service.WantApplied})
+		if !errors.Is(err, errGone) {
+			t.Errorf("got %v", err)
+		}
+		if time.Since(began) > 2*time.Minute {
+			t.Errorf("waited %s", time.Since(began))
+		}
+	})
+}

@@ -13,6 +13,9 @@ import (
 
 const servicePrefix = "SERVICE_"
 
+// longestMeta is how many bytes of a mark that is not known are kept.
+const longestMeta = 256
+
 // mostPorts is of how many ports of one container services are made.
 const mostPorts = 64
 
@@ -158,6 +161,10 @@ func registratorSetting(name string, of marks, n *notes) []service.Setting {
 	}
 	if strings.HasPrefix(name, "check_") {
 		n.add("%s is kept as sidekick.meta.%.40s but not acted on: say it by sidekick.check", m, name)
+	}
+	if len(m.text) > longestMeta { // the application's own, and perhaps a secret
+		n.add("%s is left out: it has more than the %d bytes of a sidekick.meta", m, longestMeta)
+		return nil
 	}
 	return []service.Setting{m.set("meta."+name, m.text)}
 }

@@ -2,6 +2,7 @@ package convention
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -103,4 +104,13 @@ func TestRegistrator(t *testing.T) {
 	if got := fmt.Sprint(len(r.Services), r.Notes); got != "64 [6 ports are left out: at most 64 are registered; name those that matter by sidekick.services.NAME.port]" {
 		t.Errorf("70 ports: got %s", got)
 	}
+}
+
+// A long variable of the application's own keeps nothing from being registered, and is not shown.
+func TestLongVariable(t *testing.T) {
+	runCases(t, map[string]testCase{"long": {
+		on: "sidekick,registrator", tcp: []uint16{80},
+		env:  []string{"SERVICE_NAME=shop", "SERVICE_ACCOUNT_JSON=SECRET" + strings.Repeat("x", 400)},
+		want: []string{"shop:80", "note: environment variable SERVICE_ACCOUNT_JSON is left out: it has more than the 256 bytes of a sidekick.meta"},
+	}})
 }

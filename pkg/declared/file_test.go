@@ -167,3 +167,12 @@ func TestExamples(t *testing.T) {
 		}
 	}
 }
+
+// A file whose brackets are nested line by line is refused before the parser takes all memory for it.
+func TestDeepOverLines(t *testing.T) {
+	for _, text := range []string{strings.Repeat("[\n", 500_000), "- service: a\n  meta: " + strings.Repeat("{a:\n", 250_000)} {
+		if _, err := declarations(text); err == nil || !strings.Contains(err.Error(), "brackets") {
+			t.Errorf("got %v", err)
+		}
+	}
+}

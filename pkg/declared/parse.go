@@ -11,8 +11,12 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// deepest is how far brackets may be nested: the parser's time and memory grow with its square.
-const deepest = 20
+// How far brackets may be nested, on a line and over lines (where one in a text may lack its other half): the
+// parser's time and memory grow with the square.
+const (
+	deepest     = 20
+	deepestOpen = 100
+)
 
 // entry is one item of a services file: what it says, by key, each with its place.
 type entry struct {
@@ -82,10 +86,12 @@ func parse(text string) (entries []entry, err error) {
 
 // tooDeep refuses text whose nesting would keep the parser busy.
 func tooDeep(text string) error {
-	line := 0
+	line, nested := 0, 0
 	for l := range strings.Lines(text) {
 		line++
-		if open := strings.Count(l, "[") + strings.Count(l, "{"); open > deepest || strings.Count(l, "- ") > 2*deepest || strings.Count(l, "? ") > 2*deepest {
+		open := strings.Count(l, "[") + strings.Count(l, "{")
+		nested = max(0, nested+open-strings.Count(l, "]")-strings.Count(l, "}"))
+		if open > deepest || nested > deepestOpen || strings.Count(l, "- ") > 2*deepest || strings.Count(l, "? ") > 2*deepest {
 			return place{line, 1}.wrong(errors.New("this line has more brackets or dashes than any service needs; spread it over several lines"))
 		}
 	}

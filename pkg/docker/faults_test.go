@@ -175,3 +175,24 @@ func TestLeastPrivilege(t *testing.T) {
 		}
 	}
 }
+
+// A clock that was put back after the start of a run does not hide its stop signals.
+func TestKillOfARunFromTheFuture(t *testing.T) {
+	f := newFleet(testHost("10.0.0.1"))
+	started := time.Unix(10_000, 0)
+	f.list([]string{"aaaa"}, nil)
+	f.inspected("aaaa", &run{started: started, stop: sigTerm})
+	f.at("aaaa").known = time.Now().Add(-2 * eventTimeout)
+	f.list([]string{"aaaa"}, []*note{{id: "aaaa", kills: map[int]time.Time{sigTerm: started.Add(-time.Hour)}}})
+	if f.at("aaaa").draining {
+		t.Error("the run drains for a signal that the engine remembers from before its start")
+	}
+	f.note(&note{id: "aaaa", kills: map[int]time.Time{sigTerm: started.Add(-time.Hour)}})
+	if !f.at("aaaa").draining {
+		t.Error("the run does not drain for a signal that came long after it was known")
+	}
+	f.inspected("aaaa", &run{started: started, stop: sigTerm})
+	if !f.at("aaaa").draining {
+		t.Error("the next inspection forgets the signal")
+	}
+}

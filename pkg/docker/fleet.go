@@ -29,6 +29,7 @@ type fleet struct {
 // tracked is what is known of one container.
 type tracked struct {
 	run      *run              // as last inspected; nil if not running or not known
+	known    time.Time         // since when that run is known, by this process's clock
 	draining bool              // a run was told to stop: it takes no new requests any more
 	drained  time.Time         // when that run was started
 	told     time.Time         // when the signal was last sent, zero if unknown
@@ -65,6 +66,12 @@ func (f *fleet) note(n *note) bool {
 		clear(t.kills)
 	}
 	f.hear(t, n.kills)
+	if t.run != nil && time.Since(t.known) > eventTimeout {
+		// No event comes that late: a signal from before the start is one from a clock that was put back.
+		for signal, when := range n.kills {
+			f.kill(t, signal, when)
+		}
+	}
 	return n.inspect || t.run == nil
 }
 
@@ -141,6 +148,9 @@ func (f *fleet) inspected(id string, r *run) bool {
 	old, wasDraining := t.run, t.draining
 	if r != nil && !r.started.Equal(t.drained) {
 		t.draining = false
+	}
+	if r != nil && (old == nil || !old.started.Equal(r.started)) {
+		t.known = time.Now()
 	}
 	if t.run = r; r != nil && (old == nil || !slices.Equal(old.endpoints, r.endpoints)) {
 		f.displace(id, r)

@@ -68,12 +68,13 @@ func (c *checker) watch(ctx context.Context, t *task, tell func(verdict) bool) {
 	begin := time.Now()
 	check := &t.check
 	h := history{last: t.known, passed: t.known != nil}
-	spread := false
+	spread, hangs := false, false
 	for {
-		err := c.once(ctx, own, check)
+		hung, err := c.once(ctx, own, check, hangs)
 		if ctx.Err() != nil {
 			return
 		}
+		hangs = hung
 		v := verdict{up: err == nil}
 		if err != nil {
 			v.reason = plain(err.Error())
@@ -146,18 +147,25 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// once makes one check.
-func (c *checker) once(ctx context.Context, own *lane, check *service.Check) error {
-	exit, err := c.lanes.enter(ctx, own)
+// once makes one check of a candidate, and tells whether that hung until its time was over. Whether the one
+// before it did decides where it has to wait for its turn.
+func (c *checker) once(ctx context.Context, own *lane, check *service.Check, hangs bool) (hung bool, err error) {
+	exit, err := c.lanes.enter(ctx, own, hangs)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer exit()
 	ctx, cancel := context.WithTimeout(ctx, min(orDefault(check.Timeout, service.DefaultCheckTimeout), longestTimeout))
 	defer cancel()
 	if check.Kind == service.CheckHTTP {
-		return c.get(ctx, check)
+		err = c.get(ctx, check)
+	} else {
+		err = c.connect(ctx, check)
 	}
+	return ctx.Err() != nil, err
+}
+
+func (c *checker) connect(ctx context.Context, check *service.Check) error {
 	conn, err := c.dial(ctx, "tcp", check.Target.String())
 	if err != nil {
 		return fmt.Errorf("it does not listen on %s: %s", check.Target, cause(err, err.Error()))

@@ -519,3 +519,48 @@ func TestGateSpreadsChecks(t *testing.T) {
 		}
 	})
 }
+
+// TestManyHanging: many that hang do not hold up one that answers.
+func TestManyHanging(t *testing.T) {
+	for _, n := range []int{50, 100, 200, 400} {
+		synctest.Test(t, func(t *testing.T) {
+			in, out := make(chan []service.Instance), make(chan []service.Instance)
+			ctx, cancel := context.WithCancel(t.Context())
+			g := &Gate{Log: quiet(), Dial: func(ctx context.Context, _, a string) (net.Conn, error) {
+				if a == "10.0.0.1:80" {
+					c, _ := net.Pipe()
+					return c, nil
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}}
+			done := make(chan struct{})
+			go func() { g.Run(ctx, in, out); close(done) }()
+			set := []service.Instance{}
+			for k := range n {
+				i := with(fmt.Sprintf("h%04d", k), 80, service.CheckTCP, started(1))
+				c := *i.Check
+				c.Target = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(k >> 8), byte(k)}), 80)
+				i.Check, i.Address, i.Container = &c, c.Target.Addr(), fmt.Sprintf("c%d", k)
+				set = append(set, i)
+			}
+			in <- set
+			<-out // first, after 2 s
+			time.Sleep(time.Minute)
+			worst := time.Duration(0)
+			f := with("a", 80, service.CheckTCP, started(1))
+			c := *f.Check
+			c.Target = netip.MustParseAddrPort("10.0.0.1:80")
+			f.Check, f.Address, f.Container = &c, c.Target.Addr(), "fast"
+			began := time.Now()
+			in <- append([]service.Instance{f}, set...)
+			<-out
+			worst = time.Since(began)
+			if worst > 100*time.Millisecond {
+				t.Errorf("beside %d that hang the first verdict on one that answers took %s", n, worst)
+			}
+			cancel()
+			<-done
+		})
+	}
+}

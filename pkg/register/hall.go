@@ -68,6 +68,11 @@ func (h *hall) take(ctx context.Context, set []service.Instance) bool {
 		if !present[id] {
 			c.stop()
 			c.damper.observe(false, time.Now())
+			if c.drained { // should its source show that run again
+				n := noteOf(&c.instance, told, c.pardoned)
+				n.since = time.Now()
+				h.recalled[id] = n
+			}
 			delete(h.candidates, id)
 		}
 	}
@@ -86,6 +91,9 @@ func (h *hall) admit(ctx context.Context, c *candidate) {
 	if n, ok := h.recalled[id]; ok && n.Started.Equal(c.instance.Started) {
 		c.recall(n.State)
 		c.pardoned = n.Pardoned
+		if n.At != "" && n.At != answeredAt(&c.instance) { // there it has not answered yet
+			c.published, c.last = false, nil
+		}
 	}
 	delete(h.recalled, id)
 	h.candidates[id] = c
@@ -204,16 +212,20 @@ func (h *hall) forget(now time.Time) {
 // has noted stays for a while although its Source does not show it: an engine may be slow to describe
 // one of its containers.
 func (h *hall) remember(set []service.Instance) {
-	if time.Since(h.began) > forgetAfter {
-		clear(h.recalled)
-	}
+	maps.DeleteFunc(h.recalled, func(_ string, n note) bool {
+		since := n.since
+		if since.IsZero() {
+			since = h.began
+		}
+		return time.Since(since) > forgetAfter
+	})
 	notes := maps.Clone(h.recalled)
 	for k := range set {
-		notes[set[k].ID] = note{Started: set[k].Started, State: set[k].State, Pardoned: h.candidates[set[k].ID].pardoned}
+		notes[set[k].ID] = noteOf(&set[k], set[k].State, h.candidates[set[k].ID].pardoned)
 	}
 	for id, c := range h.candidates {
 		if c.drained && !c.published {
-			notes[id] = note{Started: c.instance.Started, State: told}
+			notes[id] = noteOf(&c.instance, told, time.Time{})
 		}
 	}
 	if h.noted == nil || !maps.EqualFunc(notes, h.noted, note.equal) {

@@ -141,7 +141,7 @@ func TestReasonsArePlainAndStable(t *testing.T) {
 			check := &service.Check{Kind: service.CheckHTTP, HTTPPath: "/up", Target: target, Timeout: 30 * time.Second}
 			want := strings.ReplaceAll(tt.want, "ADDRESS", target.String())
 			for range 3 {
-				err := c.once(t.Context(), own, check)
+				_, err := c.once(t.Context(), own, check, false)
 				if err == nil || err.Error() != want {
 					t.Errorf("got %.400v, want %s", err, want)
 				}

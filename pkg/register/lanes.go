@@ -8,11 +8,13 @@ import (
 const (
 	dialsAtAll   = 64 // checks under way at a time
 	dialsPerLane = 2  // of one container, so that one whose ports hang does not use up all
+	dialsHanging = 32 // of candidates whose last check hung, so that many of them do not either
 )
 
-// lanes bounds how many checks are under way at a time: of one container, and of all together.
+// lanes bounds how many checks are under way at a time: of one container, of those that hang, and of all
+// together.
 type lanes struct {
-	all chan struct{}
+	all, hanging chan struct{}
 
 	mu    sync.Mutex
 	lanes map[string]*lane // by what shares one
@@ -25,7 +27,7 @@ type lane struct {
 }
 
 func newLanes() *lanes {
-	return &lanes{all: make(chan struct{}, dialsAtAll), lanes: map[string]*lane{}}
+	return &lanes{all: make(chan struct{}, dialsAtAll), hanging: make(chan struct{}, dialsHanging), lanes: map[string]*lane{}}
 }
 
 // join returns the lane of that name; leave gives it up.
@@ -47,18 +49,28 @@ func (l *lanes) join(name string) (joined *lane, leave func()) {
 	}
 }
 
-// enter waits for a turn in one's own lane, and only with that in hand for one among all.
-func (l *lanes) enter(ctx context.Context, own *lane) (exit func(), err error) {
-	select {
-	case own.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// enter waits for a turn in one's own lane, with that in hand among those that hang if the last check did,
+// and only then for one among all.
+func (l *lanes) enter(ctx context.Context, own *lane, hangs bool) (exit func(), err error) {
+	queue := []chan struct{}{own.slots}
+	if hangs {
+		queue = append(queue, l.hanging)
 	}
-	select {
-	case l.all <- struct{}{}:
-		return func() { <-l.all; <-own.slots }, nil
-	case <-ctx.Done():
-		<-own.slots
-		return nil, ctx.Err()
+	queue = append(queue, l.all)
+	var held []chan struct{}
+	leave := func() {
+		for _, slots := range held {
+			<-slots
+		}
 	}
+	for _, slots := range queue {
+		select {
+		case slots <- struct{}{}:
+			held = append(held, slots)
+		case <-ctx.Done():
+			leave()
+			return nil, ctx.Err()
+		}
+	}
+	return leave, nil
 }

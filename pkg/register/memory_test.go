@@ -2,6 +2,7 @@ package register
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,5 +181,45 @@ func TestGateMemoryConflates(t *testing.T) {
 		if got, want := strings.TrimSpace(string(text)), `{"i999":{"state":"ready"}}`; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	})
+}
+
+// What was let through at one address is not let through at another before it answers there, also if it moved
+// while the agent was away.
+func TestMemoryIsOfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "gate.json")
+		remember(t, path, []service.Instance{with("a", 80, service.CheckTCP, started(1))})
+		g := &gated{net: newFakeNetwork(), in: make(chan []service.Instance)}
+		g.run(t, path)
+		moved := with("a", 80, service.CheckTCP, started(1), func(i *service.Instance) {
+			i.Address = netip.MustParseAddr("172.18.0.9")
+			c := *i.Check
+			c.Target = netip.MustParseAddrPort("172.18.0.9:80")
+			i.Check = &c
+		})
+		g.in <- []service.Instance{moved}
+		time.Sleep(9 * time.Second)
+		g.want(t, "[]")
+	})
+}
+
+// Nothing is forgotten of a run that was told to stop, though its source does not show it for a moment.
+func TestDrainedComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "gate.json")
+		set := []service.Instance{with("a", 80, service.CheckTCP, started(1), state(service.Draining))}
+		remember(t, path, set)
+		g := &gated{net: newFakeNetwork(), in: make(chan []service.Instance)}
+		g.net.set(a80, true)
+		g.run(t, path)
+		now := []service.Instance{with("a", 80, service.CheckTCP, started(1))}
+		g.in <- now
+		time.Sleep(time.Second)
+		g.in <- []service.Instance{}
+		time.Sleep(time.Second)
+		g.in <- now
+		time.Sleep(3 * time.Second)
+		g.want(t, "[a:draining]", "[]")
 	})
 }

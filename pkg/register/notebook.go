@@ -30,10 +30,26 @@ type note struct {
 	Started  time.Time     `json:"started,omitzero"`
 	State    service.State `json:"state"`
 	Pardoned time.Time     `json:"pardoned,omitzero"` // the last stop signal that does not count any more
+	At       string        `json:"at,omitempty"`      // where it answered; empty if that is not known
+
+	since time.Time // when it was last heard of
+}
+
+// noteOf is what is to be remembered of an instance in this state.
+func noteOf(i *service.Instance, state service.State, pardoned time.Time) note {
+	return note{Started: i.Started, State: state, Pardoned: pardoned, At: answeredAt(i)}
+}
+
+// answeredAt is where an instance is checked, "" if it is not.
+func answeredAt(i *service.Instance) string {
+	if unchecked(i.Check) {
+		return ""
+	}
+	return i.Check.Target.String()
 }
 
 func (n note) equal(other note) bool {
-	return n.Started.Equal(other.Started) && n.State == other.State && n.Pardoned.Equal(other.Pardoned)
+	return n.Started.Equal(other.Started) && n.State == other.State && n.At == other.At && n.Pardoned.Equal(other.Pardoned)
 }
 
 // notebook keeps the gate's notes in a file, so that they outlast the agent's process. A goroutine
