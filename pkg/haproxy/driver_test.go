@@ -297,6 +297,7 @@ func TestReloadFailureRollsBack(t *testing.T) {
 // TestReloadsUnderLoad: a reload loses no request (P2, F11), neither with kept connections.
 func TestReloadsUnderLoad(t *testing.T) {
 	haproxytest.Each(t, func(h haproxytest.T) {
+		h.Parallel() // it waits most of the time
 		for _, keepAlive := range []bool{false, true} {
 			h.Run(fmt.Sprintf("keep-alive %v", keepAlive), func(t *testing.T) {
 				b := managed(t, h.Bin)

@@ -335,9 +335,9 @@ func TestAnySequenceConverges(t *testing.T) {
 			extra := rapid.SampledFrom([]string{"", "", "    timeout http-request 9s\n", "    nonsense\n"}).Draw(t, "extra")
 			return b.text(extra, servers...)
 		}
-		gen := rapid.Custom(random)
+		gen, seed := rapid.Custom(random), drawSeed(t)
 		for i := range 40 {
-			b.send(t, gen.Example(i))
+			b.send(t, gen.Example(seed+i))
 			if i%20 == 19 {
 				if p, err := b.driver.master.processes(t.Context()); err == nil && p.current() != 0 {
 					syscall.Kill(p.current(), syscall.SIGKILL)

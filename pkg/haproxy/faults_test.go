@@ -182,6 +182,7 @@ func TestRuntimeSocketIsLost(t *testing.T) {
 // can be stopped meanwhile, and all converges when it goes on (P6).
 func TestWorkerHangs(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		f := startFaulty(t, t.Bin)
 		worker := f.worker(t).Pid
 		if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil {
@@ -190,8 +191,8 @@ func TestWorkerHangs(t *testing.T) {
 		defer syscall.Kill(worker, syscall.SIGCONT)
 		f.send(t, f.text("", "s2 "+f.one))
 		f.tells(t, f.cfg.RuntimeSocket, "does not answer in time", "restart it")
-		if n := unixSockets(t); n > 1 {
-			t.Errorf("%d connections to HAProxy at once, want one at most", n)
+		if n, most := unixSockets(t), len(haproxytest.Programs(t.T)); n > most {
+			t.Errorf("%d connections to HAProxy at once, want at most one to each of %d", n, most)
 		}
 		if err := f.stop(); err == nil {
 			t.Error("the driver ended without a reason")

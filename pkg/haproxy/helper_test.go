@@ -78,6 +78,7 @@ func runHelper(helper string) int {
 // orphan takes a share of the traffic.
 func TestKilledAgentTakesHAProxyAlong(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		cfg := configFor(t, t.Bin)
 		agent := helper(t, "supervise", cfg, nil)
 		var p processes

@@ -2,7 +2,10 @@ package haproxy
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,6 +20,7 @@ import (
 // with the new text would: servers, addresses, states, weights, checks and maps (P6, P11).
 func TestRuntimeEqualsReload(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
+		t.Parallel() // it waits most of the time
 		b, fresh := external(t, t.Bin), external(t, t.Bin)
 		b.start(t)
 		fresh.start(t)
@@ -24,10 +28,10 @@ func TestRuntimeEqualsReload(t *testing.T) {
 		fresh.run(t)
 		one := haproxytest.Server(t, "one")
 		b.applyFiles(t, b.routed("", one, one, "/ be_web"))
-		how := map[string]int{}
+		how, seed := map[string]int{}, drawSeed(t)
 		for i := range 25 {
 			gen := rapid.Custom(func(rt *rapid.T) func(*bench) render.Files { return drawRouted(rt, one) })
-			text := gen.Example(i)
+			text := gen.Example(seed + i)
 			how[b.applyFiles(t, text(b)).How]++
 			fresh.driver.acquire(t.Context())
 			fresh.driver.forget(Reason{Kind: ReasonStart, Detail: "the test wants a reload"})
@@ -39,10 +43,24 @@ func TestRuntimeEqualsReload(t *testing.T) {
 				t.Fatalf("%d: after the runtime path (-reload +runtime):\n%s\n%s", i, diff, text(b)[0].Text())
 			}
 		}
-		if how[HowRuntime] < 10 {
-			t.Errorf("paths: got %v, want at least 10 by the runtime path", how)
+		if how[HowRuntime] < 3 {
+			t.Errorf("paths: got %v, want some by the runtime path", how)
 		}
 	})
+}
+
+// drawSeed is a new seed for each run, which is told if the test fails; SOAKSEED draws the same again.
+func drawSeed(tb testing.TB) int {
+	tb.Helper()
+	seed := rand.IntN(1_000_000_000)
+	if text := os.Getenv("SOAKSEED"); text != "" { // a setting of the tests
+		var err error
+		if seed, err = strconv.Atoi(text); err != nil {
+			tb.Fatalf("SOAKSEED: %v", err)
+		}
+	}
+	tb.Logf("drawn from SOAKSEED=%d", seed)
+	return seed
 }
 
 // drawRouted is a random configuration with servers and a map, for any bench.
