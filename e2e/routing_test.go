@@ -267,6 +267,12 @@ func TestHostileContainers(t *testing.T) {
 
 	b := w.container(shop)
 	w.answeredBy(shop, a, b)
+	w.until("the load reaches both", func() error {
+		if by := traffic.Now().Servers; len(by) < 2 {
+			return fmt.Errorf("answered by %v", by)
+		}
+		return nil
+	})
 	report := w.noneFailed(traffic)
 	if n := report.Servers[thief.Short()]; n > 0 {
 		t.Errorf("the thief answered %d requests for another service's host", n)
