@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:210 e2e:910 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:260 e2e:910 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -67,7 +67,7 @@ quick:
 unit: ## unit tests with the race detector, real etcd, HAProxy 2.6 and 3.0 and engine included
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
 
-fuzz: ## every fuzz target and random histories of containers for a short time; FUZZTIME is the seconds in all
+fuzz: ## every fuzz target, then random histories of containers, FUZZTIME seconds for each of the two
 	@scripts/fuzz $${FUZZTIME:-60}
 
 e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
