@@ -20,18 +20,19 @@ import (
 type filter struct {
 	*world
 	engine, socket string
+	settings       []string // variables of its environment
 	process        *proctest.Process
 }
 
-// newFilter starts a filter in a world, and makes it the agent's engine.
-func newFilter(w *world) *filter {
+// newFilter starts a filter in a world, with these variables, and makes it the agent's engine.
+func newFilter(w *world, settings ...string) *filter {
 	w.Helper()
 	engine, err := docker.SocketOf("")
 	w.check(err)
 	if engine == "" {
 		w.Skip("the engine of the tests has no Unix socket here")
 	}
-	f := &filter{world: w, engine: engine, socket: w.path("d.sock")}
+	f := &filter{world: w, engine: engine, socket: w.path("d.sock"), settings: settings}
 	w.extra = append(w.extra, "--docker", "unix://"+f.socket)
 	w.Cleanup(f.end)
 	f.start()
@@ -42,8 +43,9 @@ func newFilter(w *world) *filter {
 func (f *filter) start() {
 	f.Helper()
 	var err error
-	f.process, err = proctest.Start("filter", f.path("filter.log"), "env", "LISTEN_SOCKET="+f.socket, "ENGINE_SOCKET="+f.engine,
-		"haproxy", "-W", "-db", "-f", "../deploy/socket-proxy/haproxy.cfg")
+	command := append([]string{"LISTEN_SOCKET=" + f.socket, "ENGINE_SOCKET=" + f.engine}, f.settings...)
+	command = append(command, "haproxy", "-W", "-db", "-f", "../deploy/socket-proxy/haproxy.cfg")
+	f.process, err = proctest.Start("filter", f.path("filter.log"), "env", command...)
 	f.check(err)
 	f.until("the filter answers", func() error {
 		if ended, how := f.process.Ended(); ended {
@@ -204,12 +206,56 @@ func TestSocketProxyRefusesAllElse(t *testing.T) {
 	w := newWorld(t)
 	f := newFilter(w)
 	box := w.container(app{service: "shop"})
-	for line := range strings.Lines(strings.TrimSpace(strings.ReplaceAll(refusedRequests, "ID", box.ID))) {
+	f.refuses(refusedRequests, box.ID)
+}
+
+// refuses asserts that the filter passes on none of these requests.
+func (f *filter) refuses(requests, id string) {
+	f.Helper()
+	for line := range strings.Lines(strings.TrimSpace(strings.ReplaceAll(requests, "ID", id))) {
 		words := append(strings.Fields(line), "") // no header
 		got := f.ask(words[0], words[1], words[2])
 		if got.status != http.StatusForbidden || !strings.Contains(got.body, `{"message":"the filter before this engine lets only`) {
-			t.Errorf("%s: got %d %q %v, want 403 and a sentence", line, got.status, got.body, got.err)
+			f.Errorf("%s: got %d %q %v, want 403 and a sentence", line, got.status, got.body, got.err)
 		}
+	}
+}
+
+// refusedToOperators are refused also where a stop is let through.
+const refusedToOperators = `
+POST    /containers/ID/kill                         Content-Length:0
+POST    /containers/ID/restart                      Content-Length:0
+POST    /containers/ID/start                        Content-Length:0
+POST    /containers/ID/stop?signal=SIGHUP           Content-Length:0
+POST    /containers/ID/stop?t=1&signal=9            Content-Length:0
+POST    /containers/ID/stop?t=-1                    Content-Length:0
+POST    /containers/ID/stop/                        Content-Length:0
+POST    /containers/ID/stop/../kill                 Content-Length:0
+POST    /containers/x%2F../stop                     Content-Length:0
+POST    /containers/ID/stop                         Content-Length:2
+POST    /containers/ID/stop                         Transfer-Encoding:chunked
+POST    /containers/ID/stop                         Upgrade:tcp
+POST    /containers/stop                            Content-Length:0
+POST    /networks/ID/stop                           Content-Length:0
+POST    /events                                     Content-Length:0
+PUT     /containers/ID/stop                         Content-Length:0
+GET     /containers/ID/stop
+`
+
+// TestSocketProxyWithStopRefusesAllElse: with ALLOW_STOP the filter lets a stop through, and refuses every
+// other request that it refuses without it.
+func TestSocketProxyWithStopRefusesAllElse(t *testing.T) {
+	w := newWorld(t)
+	f := newFilter(w, "ALLOW_STOP=yes")
+	box := w.container(app{service: "shop"})
+	const stop = "POST    /v1.41/containers/ID/stop                   Content-Length:0\n"
+	without := strings.Replace(refusedRequests, stop, "", 1)
+	if without == refusedRequests {
+		t.Fatalf("%q is not among the refused requests any more", stop)
+	}
+	f.refuses(without+refusedToOperators, box.ID)
+	if got := f.ask("POST", "/v1.41/containers/"+box.ID+"/stop?t=1", "Content-Length:0"); got.status != http.StatusNoContent {
+		t.Errorf("a stop: got %d %q %v, want 204", got.status, got.body, got.err)
 	}
 }
 

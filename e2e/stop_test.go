@@ -243,3 +243,17 @@ func TestStopThroughTheFilter(t *testing.T) {
 	w.fails(1, "run this where the socket is open, with --docker", "stop", box.Short(), "--docker", "unix://"+f.socket)
 	w.answeredBy(one, box)
 }
+
+// TestStopThroughTheFilterThatAllowsIt: with ALLOW_STOP, what the filter lets through is all that a stop
+// needs. P1, P2.
+func TestStopThroughTheFilterThatAllowsIt(t *testing.T) {
+	w := newWorld(t)
+	f := newFilter(w, "ALLOW_STOP=yes")
+	w.startAll(etcdURL)
+	one := app{service: "one"}
+	box, stays := w.container(one), w.container(one)
+	w.answeredBy(one, box, stays)
+	w.does("stop", box.Short(), "--time", "5", "--docker", "unix://"+f.socket)
+	w.answeredBy(one, stays)
+	w.gone("one", box)
+}
