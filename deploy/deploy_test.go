@@ -179,13 +179,14 @@ func parse[T any](t *testing.T, path string) T {
 // composition is what these tests look at in a compose file.
 type composition struct {
 	Services map[string]struct {
-		Image    string
-		User     string
-		CapDrop  []string `yaml:"cap_drop"`
-		CapAdd   []string `yaml:"cap_add"`
-		Network  string   `yaml:"network_mode"`
-		ReadOnly bool     `yaml:"read_only"`
-		Volumes  []any
+		Image       string
+		User        string
+		CapDrop     []string `yaml:"cap_drop"`
+		CapAdd      []string `yaml:"cap_add"`
+		Network     string   `yaml:"network_mode"`
+		ReadOnly    bool     `yaml:"read_only"`
+		Volumes     []any
+		Environment any
 	}
 }
 
@@ -208,6 +209,9 @@ func TestSocketProxyReplacesTheSocket(t *testing.T) {
 	f := over["socket-proxy"]
 	if !slices.Equal(f.CapDrop, []string{"ALL"}) || f.CapAdd != nil || f.Network != "none" || !f.ReadOnly {
 		t.Errorf("the filter has more rights than it needs: %+v", f)
+	}
+	if diff := cmp.Diff(any(map[string]any{"ALLOW_STOP": "${SOCKET_PROXY_ALLOW_STOP:-no}"}), f.Environment); diff != "" {
+		t.Errorf("the filter's environment (- want, + got): containers are stopped through it only where that is asked for\n%s", diff)
 	}
 }
 
