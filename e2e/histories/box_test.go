@@ -1,11 +1,13 @@
 package histories
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +20,23 @@ const (
 	boxes     = 10
 	addresses = 6 // fewer than containers, so that they are handed on
 	port      = 8000
+	port2     = 8001 // of the second service of those that have two
 )
+
+// joinable are the networks that a container may be in. It is reached by the address in the first of them.
+var joinable = []string{"also", "bridge"}
+
+// declared is one service of a container.
+type declared struct {
+	name string // "" for the container's own
+	port uint16
+}
+
+// served is a run at one address.
+type served struct {
+	run
+	at netip.AddrPort
+}
 
 // box is one container through all its runs.
 type box struct {
@@ -27,11 +45,13 @@ type box struct {
 	stopSignal string
 	number     string // of that signal
 	health     string // Docker's word for its HEALTHCHECK, "" without one
+	services   []declared
 
 	exists, running, paused, told bool
 	started                       time.Time
-	address                       netip.Addr
-	listener                      net.Listener
+	places                        map[string]netip.Addr // by network
+	open                          map[uint16]bool       // ports on which its process listens, in all networks
+	listeners                     map[netip.AddrPort]net.Listener
 }
 
 // newBox makes up the container of that number: they differ in all that matters for a stop and a name.
@@ -39,6 +59,7 @@ func newBox(n int) *box {
 	b := &box{
 		id: strings.Repeat(fmt.Sprintf("%04x", n+1), 16), name: fmt.Sprintf("c%d", n), number: "15",
 		labels: map[string]string{"sidekick.check.interval": "20ms", "sidekick.check.fall": "2"},
+		places: map[string]netip.Addr{}, open: map[uint16]bool{}, listeners: map[netip.AddrPort]net.Listener{},
 	}
 	switch n {
 	case 0, 1: // services named after their containers
@@ -48,31 +69,67 @@ func newBox(n int) *box {
 		b.stopSignal, b.number = "SIGQUIT", "3"
 	case 4:
 		b.stopSignal, b.number = "SIGRTMIN+3", "37"
+	case 5:
+		b.declare(declared{"s0", port}, declared{"s1", port2})
+		return b
+	case 6:
+		b.health = string(container.Starting)
+		b.declare(declared{"s0", port2}, declared{"s1", port})
+		return b
 	}
+	b.services = []declared{{"", port}}
 	if n > 1 {
-		b.labels["sidekick.service"] = fmt.Sprintf("s%d", n%2)
+		b.services[0].name = fmt.Sprintf("s%d", n%2)
+		b.labels["sidekick.service"] = b.services[0].name
 	}
 	return b
 }
 
+// declare gives the container several services by its labels.
+func (b *box) declare(all ...declared) {
+	b.services, b.labels = all, map[string]string{}
+	for _, d := range all {
+		for key, value := range map[string]string{"port": fmt.Sprint(d.port), "check.interval": "20ms", "check.fall": "2"} {
+			b.labels["sidekick.services."+d.name+"."+key] = value
+		}
+	}
+}
+
 func (b *box) run() run { return run{b.id[:12], b.started.UnixNano()} }
 
-// service is the name under which it is registered.
-func (b *box) service() string {
-	if name := b.labels["sidekick.service"]; name != "" {
-		return name
-	}
-	return b.name
+// service is the name under which a service of it is registered.
+func (b *box) service(d declared) string { return cmp.Or(d.name, b.name) }
+
+// instance is the id under which a service of it is registered.
+func (b *box) instance(d declared) string {
+	return fmt.Sprintf("%s.%s.%d", b.id[:12], b.service(d), d.port)
 }
+
+// address is where it is reached; invalid if in no network.
+func (b *box) address() netip.Addr {
+	for _, name := range joinable {
+		if at, ok := b.places[name]; ok {
+			return at
+		}
+	}
+	return netip.Addr{}
+}
+
+// at is where a service of it is reached.
+func (b *box) at(d declared) served { return served{b.run(), netip.AddrPortFrom(b.address(), d.port)} }
+
+// isHealthy tells whether its HEALTHCHECK passes, if it has one.
+func (b *box) isHealthy() bool { return b.health == "" || b.health == string(container.Healthy) }
 
 // described is what the engine tells of it.
 func (b *box) described() container.InspectResponse {
 	c := container.InspectResponse{
 		ID: b.id, Name: "/" + b.name, HostConfig: &container.HostConfig{NetworkMode: "bridge"},
-		Config: &container.Config{Labels: b.labels, StopSignal: b.stopSignal, ExposedPorts: network.PortSet{
-			network.MustParsePort(fmt.Sprintf("%d/tcp", port)): {},
-		}},
-		State: &container.State{Status: container.StateExited, StartedAt: b.started.Format(time.RFC3339Nano)},
+		Config: &container.Config{Labels: b.labels, StopSignal: b.stopSignal, ExposedPorts: network.PortSet{}},
+		State:  &container.State{Status: container.StateExited, StartedAt: b.started.Format(time.RFC3339Nano)},
+	}
+	for _, d := range b.services {
+		c.Config.ExposedPorts[network.MustParsePort(fmt.Sprintf("%d/tcp", d.port))] = struct{}{}
 	}
 	if !b.running {
 		return c
@@ -81,9 +138,10 @@ func (b *box) described() container.InspectResponse {
 	if b.health != "" {
 		c.State.Health = &container.Health{Status: container.HealthStatus(b.health)}
 	}
-	c.NetworkSettings = &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{
-		"bridge": {NetworkID: "b", IPAddress: b.address},
-	}}
+	c.NetworkSettings = &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{}}
+	for name, at := range b.places {
+		c.NetworkSettings.Networks[name] = &network.EndpointSettings{NetworkID: name, IPAddress: at}
+	}
 	return c
 }
 
@@ -93,17 +151,37 @@ func address(n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, byte(128 + pid%64), byte(pid / 64), byte(1 + n)})
 }
 
-// listen makes the container's process listen.
+// reached is where its process listens, in every network.
+func (b *box) reached() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, at := range b.places {
+		for p := range b.open {
+			all = append(all, netip.AddrPortFrom(at, p))
+		}
+	}
+	return all
+}
+
+// listen makes true what reached says.
 func (b *box) listen() error {
-	if b.listener != nil {
-		return nil
+	want := b.reached()
+	for at, l := range b.listeners {
+		if !slices.Contains(want, at) {
+			_ = l.Close()
+			delete(b.listeners, at)
+		}
 	}
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", netip.AddrPortFrom(b.address, port).String())
-	if err != nil {
-		return err
+	for _, at := range want {
+		if b.listeners[at] != nil {
+			continue
+		}
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", at.String())
+		if err != nil {
+			return err
+		}
+		b.listeners[at] = l
+		go accept(l)
 	}
-	b.listener = l
-	go accept(l)
 	return nil
 }
 
@@ -118,12 +196,14 @@ func accept(l net.Listener) {
 	}
 }
 
-// silence ends what listens.
-func (b *box) silence() {
-	if b.listener != nil {
-		_ = b.listener.Close()
-		b.listener = nil
+// silence ends what listens on these ports, on all if none is given.
+func (b *box) silence(ports ...uint16) {
+	for p := range b.open {
+		if len(ports) == 0 || slices.Contains(ports, p) {
+			delete(b.open, p)
+		}
 	}
+	_ = b.listen() // only closes
 }
 
 // endings are the orders in which engines log the end of a container that is told to stop.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
@@ -34,15 +35,19 @@ type history struct {
 	boxes  []*box
 
 	mu       sync.Mutex
-	answered map[run]bool         // whether it listened, and its HEALTHCHECK passed, at any time
-	heard    map[netip.Addr]int64 // when somebody last began to listen there
-	over     map[run]bool         // whether it was registered as one that gets no requests any more
-	broken   []string             // what was written and must not be
+	answered map[served]bool          // whether it listened there, and its HEALTHCHECK passed, at any time
+	healthy  map[run]bool             // whether its HEALTHCHECK passed at any time, or it has none
+	heard    map[netip.AddrPort]int64 // when somebody last listened there
+	over     map[run]bool             // whether it was registered as one that gets no requests any more
+	broken   []string                 // what was written and must not be
 }
 
 func newHistory(t *testing.T, registry register.Registry, resync time.Duration) *history {
 	t.Helper()
-	h := &history{T: t, engine: fakeengine.New(t), answered: map[run]bool{}, heard: map[netip.Addr]int64{}, over: map[run]bool{}}
+	h := &history{
+		T: t, engine: fakeengine.New(t), answered: map[served]bool{}, healthy: map[run]bool{}, heard: map[netip.AddrPort]int64{},
+		over: map[run]bool{},
+	}
 	for n := range boxes {
 		h.boxes = append(h.boxes, newBox(n))
 	}
@@ -60,7 +65,7 @@ func newHistory(t *testing.T, registry register.Registry, resync time.Duration) 
 }
 
 // write looks at what is about to be registered. P1: nothing is there before something answered at its
-// address, and nothing is ready that was seen to be told to stop. F2: no two are ready at one address.
+// address and port and its own HEALTHCHECK passed, and nothing is ready that was seen to be told to stop. F2: no two are ready at one address.
 func (h *history) write(want []service.Instance) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -69,8 +74,11 @@ func (h *history) write(want []service.Instance) {
 		i := &want[k]
 		r := runOf(i)
 		// Not more: a run whose events were lost may stand for the one that took its address.
-		if h.heard[i.Address] < r.started {
+		if h.heard[i.Endpoint()] < r.started {
 			h.broken = append(h.broken, fmt.Sprintf("%s is %s before it answered", i.ID, i.State))
+		}
+		if !h.healthy[r] {
+			h.broken = append(h.broken, fmt.Sprintf("%s is %s before its HEALTHCHECK passed", i.ID, i.State))
 		}
 		if other := ready[i.Endpoint()]; other != "" && i.State == service.Ready {
 			h.broken = append(h.broken, fmt.Sprintf("%s and %s are ready at %s", i.ID, other, i.Endpoint()))
@@ -86,11 +94,17 @@ func (h *history) write(want []service.Instance) {
 	}
 }
 
-// answers notes that a box does, before it can.
+// answers notes where a box does, before it can.
 func (h *history) answers(b *box) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.answered[b.run()] = true
+	r := b.run()
+	h.healthy[r] = h.healthy[r] || b.isHealthy()
+	for _, at := range b.reached() {
+		h.heard[at] = time.Now().UnixNano()
+		s := served{r, at}
+		h.answered[s] = h.answered[s] || b.isHealthy()
+	}
 }
 
 func (h *history) check(err error) {
@@ -148,18 +162,9 @@ func (h *history) differs() string {
 		left[i.ID] = i
 	}
 	for _, b := range h.boxes {
-		id := fmt.Sprintf("%s.%s.%d", b.id[:12], b.service(), port)
-		i, registered := left[id]
-		delete(left, id)
-		state := service.State("")
-		if registered {
-			state = i.State
-		}
-		if want := h.allowed(b); !slices.Contains(want, state) {
-			faults = append(faults, fmt.Sprintf("%s: got %q, want one of %q", id, state, want))
-		}
-		if registered && (runOf(&i) != b.run() || i.Address != b.address || i.Service != b.service()) {
-			faults = append(faults, fmt.Sprintf("%s: got %s at %s since %s, want %s at %s since %s", id, i.Service, i.Address, i.Started, b.service(), b.address, b.started))
+		for _, d := range b.services {
+			faults = append(faults, h.faultsOf(b, d, left)...)
+			delete(left, b.instance(d))
 		}
 	}
 	for id, i := range left {
@@ -169,17 +174,30 @@ func (h *history) differs() string {
 	return strings.Join(faults, "; ")
 }
 
-// allowed are the states in which a box may be registered once all is quiet; "" is none. What answered
-// in this run, but not to this agent, is not registered until it answers again.
-func (h *history) allowed(b *box) []service.State {
+// faultsOf says how one service of a box differs from what is registered of it.
+func (h *history) faultsOf(b *box, d declared, registered map[string]service.Instance) (faults []string) {
+	i, there := registered[b.instance(d)] // without a state if it is not
+	if want := h.allowed(b, d); !slices.Contains(want, i.State) {
+		faults = append(faults, fmt.Sprintf("%s: got %q, want one of %q", b.instance(d), i.State, want))
+	}
+	if there && (served{runOf(&i), i.Endpoint()} != b.at(d) || i.Service != b.service(d)) {
+		faults = append(faults, fmt.Sprintf("%s: got %s at %s since %s, want %s at %s since %s",
+			b.instance(d), i.Service, i.Endpoint(), i.Started, b.service(d), b.at(d).at, b.started))
+	}
+	return faults
+}
+
+// allowed are the states in which a service of a box may be registered once all is quiet; "" is none. What
+// answered in this run, but not to this agent, is not registered until it answers again.
+func (h *history) allowed(b *box, d declared) []service.State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch r := b.run(); {
-	case !b.running || !h.answered[r]:
+	switch {
+	case !b.running || !h.answered[b.at(d)]:
 		return []service.State{""}
 	case b.told:
 		return []service.State{"", service.Draining}
-	case b.paused, b.listener == nil, b.health != "" && b.health != "healthy":
+	case b.paused, !b.open[d.port], !b.isHealthy():
 		return []service.State{"", service.Unhealthy}
 	}
 	return []service.State{service.Ready}
@@ -197,7 +215,7 @@ func (h *history) heal() {
 }
 
 // faultyPaths are what can fail at the engine.
-var faultyPaths = []string{"/containers/json", "/containers/0001", "/containers/0003", "/containers/", "/events", "/_ping"}
+var faultyPaths = []string{"/containers/json", "/containers/0001", "/containers/0003", "/containers/", "/networks/", "/events", "/_ping"}
 
 // noted waits until the agent has noted all signals: after that, they are never forgotten, even if the
 // engine forgets them and the agent crashes.
@@ -214,12 +232,11 @@ func (h *history) noted() {
 			err = json.Unmarshal(text, &notes)
 		}
 		for _, b := range h.boxes {
-			if !b.running || !b.told {
-				continue
-			}
-			note := notes[fmt.Sprintf("%s.%s.%d", b.id[:12], b.service(), port)]
-			if !note.Started.Equal(b.started) || note.State != "draining" && note.State != "told" {
-				return fmt.Sprintf("of %s: %v %v", b.name, note, err)
+			for _, d := range b.services {
+				note := notes[b.instance(d)]
+				if b.running && b.told && (!note.Started.Equal(b.started) || note.State != "draining" && note.State != "told") {
+					return fmt.Sprintf("of %s: %v %v", b.instance(d), note, err)
+				}
 			}
 		}
 		return ""
@@ -249,32 +266,62 @@ func (h *history) begin(b *box, lost, listens bool) {
 		return
 	}
 	b.exists, b.running, b.paused, b.told = true, true, false, false
-	b.started, b.address = time.Now().UTC(), address(free)
+	b.started, b.places = time.Now().UTC(), map[string]netip.Addr{"bridge": address(free)}
 	if b.health != "" {
 		b.health = "starting"
 	}
+	h.answers(b)
 	h.engine.Put(b.described())
 	h.tell(b, lost, events.ActionStart)
 	if listens {
-		h.listen(b)
+		h.listen(b, port, port2)
 	}
 }
 
-func (h *history) listen(b *box) {
+// listen makes a box's process listen on these of its ports.
+func (h *history) listen(b *box, ports ...uint16) {
 	h.Helper()
-	h.mu.Lock()
-	h.heard[b.address] = time.Now().UnixNano()
-	h.mu.Unlock()
-	if b.health == "" || b.health == "healthy" {
-		h.answers(b)
+	for _, d := range b.services {
+		if slices.Contains(ports, d.port) {
+			b.open[d.port] = true
+		}
 	}
+	h.answers(b)
 	h.check(b.listen())
+}
+
+// replug connects a box to a network, or takes it out. The agent takes no notes of what has no address, so
+// one that is told to stop keeps its last.
+func (h *history) replug(b *box, network string, lost bool) {
+	h.Helper()
+	_, in := b.places[network]
+	free := h.freeAddress()
+	if !b.running || in && b.told && len(b.places) == 1 || !in && free < 0 {
+		return
+	}
+	actions := []events.Action{events.ActionConnect}
+	if in {
+		delete(b.places, network)
+		actions = []events.Action{events.ActionDisconnect, events.ActionDisconnect} // as engines do
+	} else {
+		b.places[network] = address(free)
+	}
+	h.answers(b)
+	h.check(b.listen())
+	h.engine.Put(b.described())
+	h.engine.Deafen(lost)
+	for _, a := range actions {
+		h.engine.Emit(events.Message{Type: events.NetworkEventType, Action: a, Actor: events.Actor{
+			ID: network, Attributes: map[string]string{"container": b.id, "name": network},
+		}})
+	}
+	h.engine.Deafen(false)
 }
 
 // freeAddress is one that no container has, so that what one leaves another takes.
 func (h *history) freeAddress() int {
 	for n := range addresses {
-		if !slices.ContainsFunc(h.boxes, func(b *box) bool { return b.running && b.address == address(n) }) {
+		if !slices.ContainsFunc(h.boxes, func(b *box) bool { return slices.Contains(slices.Collect(maps.Values(b.places)), address(n)) }) {
 			return n
 		}
 	}
@@ -284,7 +331,7 @@ func (h *history) freeAddress() int {
 // finish ends a box's run.
 func (h *history) finish(b *box, lost bool, actions ...events.Action) {
 	b.silence()
-	b.running, b.paused, b.told = false, false, false
+	b.running, b.paused, b.told, b.places = false, false, false, map[string]netip.Addr{}
 	h.engine.Put(b.described())
 	h.tell(b, lost, actions...)
 }

@@ -37,15 +37,19 @@ func (s step) String() string {
 	return fmt.Sprintf("%s(c%d, %d, lost %v, then %s)", s.What, s.Box, s.Other, s.Lost, s.Pause)
 }
 
+// somePorts are those on which a process begins or ceases to listen.
+var somePorts = [][]uint16{{port, port2}, {port}, {port, port2}, {port2}}
+
 // steps are what can happen, by name.
 var steps = map[string]func(h *history, b *box, s step){
 	"start": func(h *history, b *box, s step) { h.begin(b, s.Lost, s.Other%4 != 0) },
-	"listen": func(h *history, b *box, _ step) {
+	"listen": func(h *history, b *box, s step) {
 		if b.running {
-			h.listen(b)
+			h.listen(b, somePorts[s.Other%len(somePorts)]...)
 		}
 	},
-	"listen no more": func(_ *history, b *box, _ step) { b.silence() },
+	"listen no more": func(_ *history, b *box, s step) { b.silence(somePorts[s.Other%len(somePorts)]...) },
+	"replug":         func(h *history, b *box, s step) { h.replug(b, joinable[s.Other%len(joinable)], s.Lost) },
 	"stop": func(h *history, b *box, s step) {
 		if b.running {
 			h.signal(b, s.Lost, b.number)
@@ -53,7 +57,7 @@ var steps = map[string]func(h *history, b *box, s step){
 		}
 	},
 	"tell to stop": func(h *history, b *box, s step) {
-		if b.running {
+		if b.running && b.address().IsValid() { // see replug
 			b.told = true
 			h.signal(b, s.Lost, b.number)
 		}
@@ -84,7 +88,7 @@ var steps = map[string]func(h *history, b *box, s step){
 			h.tell(b, s.Lost, map[bool]events.Action{true: events.ActionPause, false: events.ActionUnPause}[b.paused])
 		}
 	},
-	"health": func(h *history, _ *box, s step) { h.turnHealth(h.boxes[2], s) },
+	"health": func(h *history, _ *box, s step) { h.turnHealth(h.boxes[[]int{2, 6}[s.Other/4]], s) },
 	"rename": func(h *history, b *box, s step) {
 		if b.exists {
 			b.name = fmt.Sprintf("n%d-%d", s.Box, s.Other%3)
@@ -143,9 +147,7 @@ func (h *history) turnHealth(b *box, s step) {
 		return
 	}
 	b.health = []string{"healthy", "unhealthy"}[s.Other%2]
-	if b.health == "healthy" && b.listener != nil {
-		h.answers(b)
-	}
+	h.answers(b)
 	h.engine.Put(b.described())
 	h.tell(b, s.Lost, events.Action("health_status: "+b.health))
 }
