@@ -270,6 +270,25 @@ func TestAddressIsHandedOn(t *testing.T) {
 	}
 }
 
+// F2: an address that a younger container had is no longer that of this one when an older one is seen to move
+// there, even if the younger one's move was lost.
+func TestAddressIsHandedOnToAnOlderContainer(t *testing.T) {
+	e := fakeengine.New(t)
+	c1, c2 := fakeContainer(1), fakeContainer(2)
+	e.Start(c1)
+	e.Start(c2)
+	w := watch(t, e)
+	w.until(t, "c1:ready c2:ready")
+	e.Change(c2.ID, func(c *container.InspectResponse) { c.NetworkSettings = fakeContainer(3).NetworkSettings })
+	connected(e, c1.ID, events.ActionConnect, "bridge", map[string]string{"bridge": "172.17.0.2"})
+	for len(w.last) != 2 || w.last[1].Address != netip.MustParseAddr("172.17.0.3") {
+		w.next(t)
+		if len(w.last) == 2 && w.last[0].Endpoint() == w.last[1].Endpoint() {
+			t.Errorf("both have the address %s", w.last[0].Endpoint())
+		}
+	}
+}
+
 // P1: a stop waits for nothing, however many containers come at the same time; and who can be looked at
 // is told of although others behind them cannot.
 func TestStopInABurst(t *testing.T) {

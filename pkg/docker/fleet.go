@@ -153,7 +153,7 @@ func (f *fleet) inspected(id string, r *run) bool {
 		t.known = time.Now()
 	}
 	if t.run = r; r != nil && (old == nil || !slices.Equal(old.endpoints, r.endpoints)) {
-		f.displace(id, r)
+		f.displace(id, r, old != nil && old.started.Equal(r.started))
 	}
 	for signal, when := range t.kills {
 		if r != nil && !when.Before(r.started) {
@@ -176,10 +176,11 @@ func (f *fleet) inspected(id string, r *run) bool {
 
 // displace takes away the run of whoever had an address before the container that has it now: that run
 // is over, or has moved, although no event has told so yet. Else requests for the one would reach the
-// other.
-func (f *fleet) displace(id string, r *run) {
+// other. Of two whose answers came in a wrong order the later run is the one that has it, unless the other
+// run is seen to have moved there.
+func (f *fleet) displace(id string, r *run, moved bool) {
 	for other, t := range f.containers {
-		if other == id || t.run == nil || t.run.started.After(r.started) || !share(t.run.endpoints, r.endpoints) {
+		if other == id || t.run == nil || !moved && t.run.started.After(r.started) || !share(t.run.endpoints, r.endpoints) {
 			continue
 		}
 		t.run, t.discard, f.changed = nil, t.asked, true
