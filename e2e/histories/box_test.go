@@ -18,7 +18,7 @@ import (
 
 const (
 	boxes     = 10
-	addresses = 6 // fewer than containers, so that they are handed on
+	addresses = 6 // of each network: fewer than containers, so that they are handed on
 	port      = 8000
 	port2     = 8001 // of the second service of those that have two
 )
@@ -145,10 +145,10 @@ func (b *box) described() container.InspectResponse {
 	return c
 }
 
-// address is one of this process's own, on loopback.
-func address(n int) netip.Addr {
+// address is one of a network, and of this process's own, on loopback.
+func address(network string, n int) netip.Addr {
 	pid := os.Getpid()
-	return netip.AddrFrom4([4]byte{127, byte(128 + pid%64), byte(pid / 64), byte(1 + n)})
+	return netip.AddrFrom4([4]byte{127, byte(128 + pid%64), byte(pid / 64), byte(1 + addresses*slices.Index(joinable, network) + n)})
 }
 
 // reached is where its process listens, in every network.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"os"
@@ -261,12 +260,12 @@ func (h *history) signal(b *box, lost bool, number string) {
 // begin starts a box with an address that nobody has; without one it does not start.
 func (h *history) begin(b *box, lost, listens bool) {
 	h.Helper()
-	free := h.freeAddress()
-	if b.running || free < 0 {
+	free := h.freeAddress("bridge")
+	if b.running || !free.IsValid() {
 		return
 	}
 	b.exists, b.running, b.paused, b.told = true, true, false, false
-	b.started, b.places = time.Now().UTC(), map[string]netip.Addr{"bridge": address(free)}
+	b.started, b.places = time.Now().UTC(), map[string]netip.Addr{"bridge": free}
 	if b.health != "" {
 		b.health = "starting"
 	}
@@ -295,8 +294,8 @@ func (h *history) listen(b *box, ports ...uint16) {
 func (h *history) replug(b *box, network string, lost bool) {
 	h.Helper()
 	_, in := b.places[network]
-	free := h.freeAddress()
-	if !b.running || in && b.told && len(b.places) == 1 || !in && free < 0 {
+	free := h.freeAddress(network)
+	if !b.running || in && b.told && len(b.places) == 1 || !in && !free.IsValid() {
 		return
 	}
 	actions := []events.Action{events.ActionConnect}
@@ -304,7 +303,7 @@ func (h *history) replug(b *box, network string, lost bool) {
 		delete(b.places, network)
 		actions = []events.Action{events.ActionDisconnect, events.ActionDisconnect} // as engines do
 	} else {
-		b.places[network] = address(free)
+		b.places[network] = free
 	}
 	h.answers(b)
 	h.check(b.listen())
@@ -318,14 +317,16 @@ func (h *history) replug(b *box, network string, lost bool) {
 	h.engine.Deafen(false)
 }
 
-// freeAddress is one that no container has, so that what one leaves another takes.
-func (h *history) freeAddress() int {
+// freeAddress is one of a network that no container has, so that what one leaves another takes; invalid if
+// there is none.
+func (h *history) freeAddress(network string) netip.Addr {
 	for n := range addresses {
-		if !slices.ContainsFunc(h.boxes, func(b *box) bool { return slices.Contains(slices.Collect(maps.Values(b.places)), address(n)) }) {
-			return n
+		at := address(network, n)
+		if !slices.ContainsFunc(h.boxes, func(b *box) bool { return b.places[network] == at }) {
+			return at
 		}
 	}
-	return -1
+	return netip.Addr{}
 }
 
 // finish ends a box's run.
