@@ -185,7 +185,7 @@ func TestRefusedToStart(t *testing.T) {
 func TestOneContainer(t *testing.T) {
 	m := newMachines(t, "single")[0]
 	t.Cleanup(m.whatHappened)
-	m.sh("docker run -d --name sidekick --network host -v /run:/host/run:ro " + image + " run --registry embedded --docker unix:///host/run/docker.sock")
+	m.sh("docker run -d --name sidekick --network host -v /run:/host/run:ro -e SIDEKICK_REGISTRY=embedded -e SIDEKICK_DOCKER=unix:///host/run/docker.sock " + image + " run")
 	m.sh("docker run -d -l sidekick.host=a.example.test " + appImage)
 	m.servedBy("a.example.test", 1)
 	m.agentInStep("sidekick")

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,11 +29,45 @@ func (s *settings) newAsker(cmd *cobra.Command, client *clientv3.Client) *ask.As
 		Registry: &etcd.Board{Client: client, Prefix: s.prefix},
 		Watcher:  &etcd.Watcher{Client: client, Prefix: s.prefix, Log: s.newLogger(io.Discard)},
 		Prefix:   s.prefix,
-		Progress: func(r ask.Report) {
-			if left := remaining(r); left != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "waiting:", left)
-			}
-		},
+		Progress: (&progress{out: cmd.ErrOrStderr()}).show,
+	}
+}
+
+// progress tells what is waited for, once that has taken a while.
+type progress struct {
+	out io.Writer
+
+	mu    sync.Mutex
+	begun bool
+	due   bool // it takes a while
+	left  string
+}
+
+// unremarkable is how long nobody wants to know.
+const unremarkable = time.Second
+
+// show takes how far things are.
+func (p *progress) show(r ask.Report) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.begun {
+		p.begun = true
+		time.AfterFunc(unremarkable, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.due = true
+			p.print()
+		})
+	}
+	p.left = remaining(r)
+	if p.due {
+		p.print()
+	}
+}
+
+func (p *progress) print() {
+	if p.left != "" {
+		fmt.Fprintln(p.out, "waiting:", p.left)
 	}
 }
 

@@ -167,7 +167,7 @@ func (o *override) run(cmd *cobra.Command) error {
 	o.tell(cmd, catalog, old)
 	asker := o.newAsker(cmd, client)
 	if o.name == "undrain" {
-		if err := o.undrainStopped(ctx, asker, catalog, revision); err != nil {
+		if err := o.undrainStopped(cmd, asker, catalog, revision); err != nil {
 			return err
 		}
 	}
@@ -220,7 +220,7 @@ func (o *override) tell(cmd *cobra.Command, catalog *service.Catalog, old *servi
 	text := o.done
 	switch {
 	case o.name == "undrain" && (old == nil || old.State == ""):
-		text = "it had neither drain nor maintenance of its own"
+		text = "it had neither drain nor maintenance by command"
 	case o.name == "weight" && o.weight != nil:
 		text = fmt.Sprintf("weight %d", *o.weight)
 	case o.name == "weight" && (old == nil || old.Weight == nil):
@@ -280,18 +280,22 @@ func describe(o *service.Override) string {
 }
 
 // undrainStopped makes the agent of an instance forget that it was told to stop.
-func (o *override) undrainStopped(ctx context.Context, asker *ask.Asker, catalog *service.Catalog, revision int64) error {
+func (o *override) undrainStopped(cmd *cobra.Command, asker *ask.Asker, catalog *service.Catalog, revision int64) error {
 	i := instanceOf(catalog, o.target)
 	if i == nil || i.State != service.Draining {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.limit(defaultApply))
+	ctx, cancel := context.WithTimeout(cmd.Context(), o.limit(defaultApply))
 	defer cancel()
 	report, err := asker.Wait(ctx, o.newAsk(service.WantUndrained, i.Key(o.prefix), revision))
 	if err == nil && report.Nodes == 0 {
 		return fmt.Errorf("%s was told to stop, and the agent of %s is not there to take that back", o.target, i.Node)
 	}
-	return unanswered(report, err)
+	if err := unanswered(report, err); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: the stop signal that it was sent does not count any more\n", o.target)
+	return nil
 }
 
 // instanceOf is the instance that a target names, nil if it names more or none.

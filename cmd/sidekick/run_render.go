@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -44,6 +45,8 @@ type rendering struct {
 	checks   string              // what people were told of HAProxy's own checks
 	rejected []service.Rejection // that people were told of
 	said     []*service.Override // the same
+	unacted  map[string]string   // the same, by service
+	looked   []*service.Service  // at which was looked for that
 	sent     render.Files
 }
 
@@ -60,6 +63,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 			r.state.SetCatalog(now.snapshot.Catalog, now.snapshot.Live, now.snapshot.Saved)
 			r.tellRejected(&now)
 			r.tellOverrides(&now)
+			r.tellUnacted(&now)
 		case content := <-contents:
 			r.parse(content, &now)
 			r.ports.forget()
@@ -141,6 +145,29 @@ func (r *renderStage) tellOverrides(now *rendering) {
 		}
 	}
 	now.said = overrides
+}
+
+// tellUnacted warns once of each service with labels on which the built-in template does not act.
+func (r *renderStage) tellUnacted(now *rendering) {
+	if r.template != "" {
+		return
+	}
+	if now.unacted == nil {
+		now.unacted = map[string]string{}
+	}
+	services := now.snapshot.Catalog.Services
+	for at, s := range services {
+		if at < len(now.looked) && now.looked[at] == s {
+			continue
+		}
+		names := strings.Join(render.Unacted(s.Spec.Options), ", ")
+		if names != "" && now.unacted[s.Name] != names {
+			r.log.WithFields(logrus.Fields{"service": s.Name, "labels": names}).
+				Warn("labels that the built-in template does not act on yet: the service is served as if it had none of them")
+		}
+		now.unacted[s.Name] = names
+	}
+	now.looked = services
 }
 
 // complain logs what is wrong with the template, unless that is what was logged last.

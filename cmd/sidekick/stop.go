@@ -61,7 +61,7 @@ func stopCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().DurationVar(&s.timeout, "timeout", 0, "how long sessions may last at most; 0 is the service's sidekick.drain, or 30s")
-	cmd.Flags().IntVar(&s.grace, "time", -1, "seconds that a container may take after its stop signal, as for `docker stop`; below 0 is the container's own")
+	cmd.Flags().IntVar(&s.grace, "time", -1, "seconds that a container may take after its stop signal, as for docker stop; below 0 is the container's own")
 	s.offer(cmd, []string{"docker", "node", "state-dir"}, registrySettings)
 	return cmd
 }

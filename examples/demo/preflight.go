@@ -40,7 +40,7 @@ func (s setting) free(ctx context.Context) error {
 		return fmt.Errorf("port %s needs root: run as root, or choose another: make demo %s=18080", s.number, s.variable)
 	}
 	if err != nil {
-		return fmt.Errorf("port %s of 127.0.0.1 is in use: stop what uses it, or choose another: make demo %s=1%s", s.number, s.variable, s.number)
+		return fmt.Errorf("port %s of 127.0.0.1 is in use: stop what uses it, or choose another: make demo %s=18090", s.number, s.variable)
 	}
 	return ln.Close()
 }

@@ -163,8 +163,8 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	switch {
 	case err != nil && d.running == nil:
 		d.resort(ctx, want, err)
-	case asRefused(err) != nil && !isSilence(err): // the changes of servers that were left to it
-		_, n, more := d.runtimePart(ctx, want)
+	case asRefused(err) != nil && !isSilence(err):
+		n, more := d.serversAlone(ctx, want)
 		res.Commands += n
 		err = errors.Join(err, more)
 	}
@@ -174,12 +174,24 @@ func (d *Driver) step(ctx context.Context, want render.Files) (Result, time.Dura
 	return res, wait, err
 }
 
+// serversAlone makes the changes of servers within a text that is refused: those that were left to its
+// reload because they are many, and those in sections, or below defaults, that cannot be changed.
+func (d *Driver) serversAlone(ctx context.Context, want render.Files) (commands int, err error) {
+	_, n, err := d.runtimePart(ctx, want, false)
+	if err != nil {
+		return n, err
+	}
+	_, more, err := d.runtimePart(ctx, onlyServers(d.running, want), false)
+	return n + more, err
+}
+
 // byCommands does what commands can, and says why the rest needs a reload.
 func (d *Driver) byCommands(ctx context.Context, want render.Files) (Result, Reason, error) {
 	if n, ok := d.catchUp(ctx, want); ok {
 		return commanded(n), Reason{}, nil
 	}
-	diff, n, err := d.runtimePart(ctx, want)
+	refused, _ := d.refusal.of(want)
+	diff, n, err := d.runtimePart(ctx, want, refused == nil && d.hearing() == nil)
 	if !isRefusal(err) {
 		return commanded(n), diff.reason, err
 	}
@@ -218,15 +230,15 @@ func isRefusal(err error) bool {
 }
 
 // runtimePart finds out how want differs from what runs, does by commands what they can do, and notes
-// what is in force after them.
-func (d *Driver) runtimePart(ctx context.Context, want render.Files) (*difference, int, error) {
+// what is in force after them. Many are left to a reload that is cheaper, if one may be had.
+func (d *Driver) runtimePart(ctx context.Context, want render.Files, reloads bool) (*difference, int, error) {
 	diff := diff(d.running, want, d.can, d.reading)
 	if d.running == nil {
 		diff.reason = cmp.Or(d.unknown, Reason{Kind: ReasonStart, Detail: diff.reason.Detail + d.unmet})
 		return diff, 0, nil
 	}
-	if refused, _ := d.refusal.of(want); refused == nil && d.hearing() == nil {
-		diff.preferReload(want) // else none will bring what is left to it
+	if reloads {
+		diff.preferReload(want)
 	}
 	cmds := diff.commands()
 	unseen := d.before(cmds)

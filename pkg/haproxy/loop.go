@@ -35,11 +35,18 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 	if err := os.MkdirAll(filepath.Dir(d.cfg.Path), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
 		return fmt.Errorf("directory of haproxy's configuration: %w", err)
 	}
-	d.tidy(ctx)
-	d.begin()
 	if d.child == nil {
+		d.tidy(ctx)
+		d.begin()
 		return d.loop(ctx, in)
 	}
+	// Before anything is touched: another agent's HAProxy must not be driven by two.
+	lock, err := d.child.hold(ctx)
+	if err != nil {
+		return err
+	}
+	d.tidy(ctx)
+	d.begin()
 	// HAProxy outlives the loop, so that what the loop began can end well.
 	childCtx, stopChild := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopChild()
@@ -49,7 +56,7 @@ func (d *Driver) Run(ctx context.Context, in <-chan render.Files) error {
 		return d.loop(loopCtx, in)
 	})
 	g.Go(func() error {
-		if err := d.child.Run(childCtx); !errors.Is(err, context.Canceled) {
+		if err := d.child.run(childCtx, lock); !errors.Is(err, context.Canceled) {
 			return err
 		}
 		return nil

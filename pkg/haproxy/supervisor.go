@@ -45,16 +45,26 @@ func NewSupervisor(cfg Config) *Supervisor {
 // time and returns ctx's error. It returns at once with another error if a HAProxy that is not ours
 // answers at the master socket.
 func (s *Supervisor) Run(ctx context.Context) error {
-	if err := s.cfg.validate(); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(s.cfg.MasterSocket), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
-		return fmt.Errorf("directory of haproxy's sockets: %w", err)
-	}
-	lock, err := s.vacant(ctx)
+	lock, err := s.hold(ctx)
 	if err != nil {
 		return err
 	}
+	return s.run(ctx, lock)
+}
+
+// hold takes hold of the sockets: nobody else's HAProxy, nor the agent of one, uses them after that.
+func (s *Supervisor) hold(ctx context.Context) (*os.File, error) {
+	if err := s.cfg.validate(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(s.cfg.MasterSocket), 0o755); err != nil { //nolint:gosec // HAProxy runs as another user
+		return nil, fmt.Errorf("directory of haproxy's sockets: %w", err)
+	}
+	return s.vacant(ctx)
+}
+
+// run is Run with the sockets in hold, which it gives up at its end.
+func (s *Supervisor) run(ctx context.Context, lock *os.File) error {
 	defer lock.Close() // it was only locked
 	adoptOrphans()
 	ended := make(chan struct{})
@@ -99,7 +109,7 @@ func (s *Supervisor) vacant(ctx context.Context) (*os.File, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("another haproxy, or its agent, uses %s: stop it, or run with --haproxy external", s.cfg.MasterSocket)
+		return nil, fmt.Errorf("another haproxy, or its agent, uses %s: stop it, or give this agent sockets and a --haproxy-config of its own; to drive a haproxy that runs, --haproxy external", s.cfg.MasterSocket)
 	}
 }
 
