@@ -62,16 +62,16 @@ func newBox(n int) *box {
 		places: map[string]netip.Addr{}, open: map[uint16]bool{}, listeners: map[netip.AddrPort]net.Listener{},
 	}
 	switch n {
-	case 0, 1: // services named after their containers
+	case 0, 5:
+		b.declare(declared{"s0", port}, declared{"s1", port2})
+		return b
+	case 1: // its service is named after it
 	case 2:
 		b.health = string(container.Starting)
 	case 3:
 		b.stopSignal, b.number = "SIGQUIT", "3"
 	case 4:
 		b.stopSignal, b.number = "SIGRTMIN+3", "37"
-	case 5:
-		b.declare(declared{"s0", port}, declared{"s1", port2})
-		return b
 	case 6:
 		b.health = string(container.Starting)
 		b.declare(declared{"s0", port2}, declared{"s1", port})
