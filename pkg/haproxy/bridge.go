@@ -114,9 +114,8 @@ func oldServer(was, now line) string {
 	if before.why == "" && after.why == "" && before.sameOptions(&after) {
 		return now.raw
 	}
-	ends := after.disabled || after.address != before.address
 	head := strings.Join(was.words[:min(3, len(was.words))], " ")
-	if rest, ok := strings.CutPrefix(was.raw, head); ok && ends && !before.disabled {
+	if rest, ok := strings.CutPrefix(was.raw, head); ok && after.disabled && !before.disabled {
 		return head + " disabled" + rest
 	}
 	return was.raw
