@@ -70,7 +70,7 @@ func children(pid int) []int {
 	return found
 }
 
-// stat are the words about a process behind its name, which may hold blanks: the state, the parent, …
+// stat are the words about a process behind its name, which may hold blanks: the state, the parent, ….
 func stat(pid int) []string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 func TestStacksOfOtherProgramsMove(t *testing.T) {
 	w := newWorld(t)
 	w.extra = []string{"--conventions", "sidekick,nginx-proxy,dockercloud"}
-	run := func(env map[string]string, labels map[string]string) *enginetest.Container {
+	run := func(env, labels map[string]string) *enginetest.Container {
 		t.Helper()
 		box, err := w.engine.Start(w.ctx, enginetest.Spec{Image: programs.image, Network: w.run, Labels: labels, Env: env})
 		w.check(err)

@@ -54,11 +54,11 @@ func (w *world) does(args ...string) {
 	}
 }
 
-// fails runs a command that must end with that code and say these words.
-func (w *world) fails(code int, words string, args ...string) {
+// fails runs a command that must end with the code for a failure and say these words.
+func (w *world) fails(words string, args ...string) {
 	w.Helper()
-	if o := w.sidekick(args...); o.code != code || !strings.Contains(o.stderr, words) {
-		w.Errorf("sidekick %v: exit code %d, want %d and %q in:\n%s", args, o.code, code, words, o.stderr)
+	if o := w.sidekick(args...); o.code != 1 || !strings.Contains(o.stderr, words) {
+		w.Errorf("sidekick %v: exit code %d, want 1 and %q in:\n%s", args, o.code, words, o.stderr)
 	}
 }
 
@@ -198,8 +198,8 @@ func TestOverridesUnderLoad(t *testing.T) {
 		c.everywhere(s.reaches, "a") // it ends by itself
 		s.untilKeys("overrides/", 0)
 
-		s.fails(1, "session", "maint", "chat/there/c", "--wait", "--timeout", "1s") // of WebSockets
-		s.does("undrain", "chat")                                                   // of which there is nothing
+		s.fails("session", "maint", "chat/there/c", "--wait", "--timeout", "1s") // of WebSockets
+		s.does("undrain", "chat")                                                // of which there is nothing
 		s.does("undrain", "chat/there/c")
 
 		c.killed(web)
@@ -234,7 +234,7 @@ func (c *cluster) killed(web app) {
 	c.second.agent.Kill()
 	<-c.second.agent.Done()
 	c.second.agent = nil
-	c.fails(1, "no answer from second", "maint", "web/there/a", "--wait", "--timeout", "2s")
+	c.fails("no answer from second", "maint", "web/there/a", "--wait", "--timeout", "2s")
 	c.avoided(c.loads[0], "a")
 	c.reaches(c.loads[1], "a")
 	c.second.startAgent()

@@ -26,7 +26,7 @@ import (
 // step, one master has one current worker, that runs what the registry and the template say, and so does
 // the file on disk, which HAProxy accepts.
 func (s *soak) differs(ctx context.Context) error {
-	if err := s.saysInStep(); err != nil {
+	if err := s.saysInStep(); err != nil { //nolint:contextcheck // its questions have time limits of their own
 		return err
 	}
 	want, err := s.wanted(ctx)
@@ -52,7 +52,7 @@ func (s *soak) differs(ctx context.Context) error {
 	if err := accepted(ctx, s.bin, s.config()); err != nil {
 		return err
 	}
-	return s.routed()
+	return s.routed() //nolint:contextcheck // the same
 }
 
 // saysInStep asks the agent.

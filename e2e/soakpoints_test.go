@@ -75,7 +75,7 @@ func (k *killPoints) follow(ctx context.Context) {
 			if dir == "" {
 				return // that was the last
 			}
-			k.judge(dir)
+			k.judge(context.WithoutCancel(ctx), dir)
 		}
 	})
 	for ctx.Err() == nil {
@@ -177,8 +177,8 @@ func copyFiles(from, to string) (sum [sha256.Size]byte, err error) {
 }
 
 // judge has HAProxy check a copy, and removes it.
-func (k *killPoints) judge(dir string) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (k *killPoints) judge(ctx context.Context, dir string) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	k.mu.Lock()
 	k.judged++

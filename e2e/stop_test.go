@@ -184,10 +184,10 @@ func TestStopWithoutAnswers(t *testing.T) {
 	h.second.agent.Kill()
 	<-h.second.agent.Done()
 	h.second.agent = nil
-	h.fails(1, "no answer from second", "stop", box.Short(), "--timeout", "2s")
+	h.fails("no answer from second", "stop", box.Short(), "--timeout", "2s")
 	h.gone("one", box)
 	h.does("stop", other.Short(), "--time", "1")
-	h.fails(1, "is not there", "stop", "nobody-"+runName("x"))
+	h.fails("is not there", "stop", "nobody-"+runName("x"))
 	h.second.startAgent()
 }
 
@@ -240,7 +240,7 @@ func TestStopThroughTheFilter(t *testing.T) {
 	one := app{service: "one"}
 	box := w.container(one)
 	w.answeredBy(one, box)
-	w.fails(1, "run this where the socket is open, with --docker", "stop", box.Short(), "--docker", "unix://"+f.socket)
+	w.fails("run this where the socket is open, with --docker", "stop", box.Short(), "--docker", "unix://"+f.socket)
 	w.answeredBy(one, box)
 }
 

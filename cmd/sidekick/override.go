@@ -263,7 +263,7 @@ func meets(s *service.Service, a, b service.Target) bool {
 
 // describe writes an override as people read it.
 func describe(o *service.Override) string {
-	text := o.Target.String()
+	text := o.String()
 	if o.State != "" {
 		text += " " + string(o.State)
 	}

@@ -3,16 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
-	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
-	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
-	"github.com/sirupsen/logrus"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -67,7 +67,7 @@ func TestStateAndWeightKeepEachOther(t *testing.T) {
 			got = "refused: " + err.Error()[strings.Index(err.Error(), "ends"):]
 		case o != nil:
 			o.By = ""
-			got = strings.TrimPrefix(describe(o), o.Target.String()+" ")
+			got = strings.TrimPrefix(describe(o), o.String()+" ")
 		}
 		if !strings.HasPrefix(got, tt.want) || !strings.Contains(tt.want, "ends") && got != tt.want {
 			t.Errorf("%s for %v after %+v: got %q, want %q", tt.name, tt.lasts, tt.old, got, tt.want)
@@ -113,7 +113,7 @@ func TestPassage(t *testing.T) {
 	var sent []render.Files
 	for n := range 100 {
 		sent = append(sent, set())
-		p.rendered(sent[n], uint64(n+1)) //nolint:gosec // small
+		p.rendered(sent[n], uint64(n+1))
 	}
 	for _, step := range []struct {
 		files render.Files
@@ -182,7 +182,7 @@ func TestTakeBackKeepsWhatOthersSaid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Stop() //nolint:errcheck // a test's
+	defer server.Stop()
 	client, err := s.dialRegistry()
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +219,7 @@ func TestTwoStops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Stop() //nolint:errcheck // a test's
+	defer server.Stop()
 	client, err := s.dialRegistry()
 	if err != nil {
 		t.Fatal(err)

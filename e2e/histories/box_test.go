@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -89,7 +90,7 @@ func newBox(n int) *box {
 func (b *box) declare(all ...declared) {
 	b.services, b.labels = all, map[string]string{}
 	for _, d := range all {
-		for key, value := range map[string]string{"port": fmt.Sprint(d.port), "check.interval": "20ms", "check.fall": "2"} {
+		for key, value := range map[string]string{"port": strconv.FormatUint(uint64(d.port), 10), "check.interval": "20ms", "check.fall": "2"} {
 			b.labels["sidekick.services."+d.name+"."+key] = value
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ import (
 // crowd makes up containers that all listen: on one port, at addresses of their own.
 func crowd(tb testing.TB, number int) []container.InspectResponse {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback does not block
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func crowd(tb testing.TB, number int) []container.InspectResponse {
 			ID: strings.Repeat(fmt.Sprintf("%04x", n+1), 16), Name: fmt.Sprintf("/c%d", n),
 			HostConfig: &container.HostConfig{NetworkMode: "bridge"},
 			Config: &container.Config{Labels: map[string]string{
-				"sidekick.service": fmt.Sprintf("s%d", n%10), "sidekick.port": fmt.Sprint(at.Port()),
+				"sidekick.service": fmt.Sprintf("s%d", n%10), "sidekick.port": strconv.FormatUint(uint64(at.Port()), 10),
 			}},
 			// A network for each, or they would take the address from each other.
 			NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{
@@ -47,7 +48,7 @@ func crowd(tb testing.TB, number int) []container.InspectResponse {
 }
 
 // runAgent runs an agent's first pipe until the end of the test.
-func runAgent(tb testing.TB, e *fakeengine.Engine, r register.Registry) *agent {
+func runAgent(tb testing.TB, e *fakeengine.Engine, r register.Registry) {
 	tb.Helper()
 	a := &agent{engine: e, registry: r, memory: filepath.Join(tb.TempDir(), "published.json")}
 	a.start(context.WithoutCancel(tb.Context()))
@@ -56,7 +57,6 @@ func runAgent(tb testing.TB, e *fakeengine.Engine, r register.Registry) *agent {
 			tb.Error(err)
 		}
 	})
-	return a
 }
 
 // untilRegistered waits for that many instances, and returns their keys.

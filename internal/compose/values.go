@@ -43,31 +43,41 @@ func pairs(value any, lookup func(string) (string, bool)) (map[string]string, er
 	all := map[string]string{}
 	add := func(name, text string, given bool) {
 		if !given && lookup != nil {
-			if text, given = lookup(name); !given {
-				return
-			}
+			text, given = lookup(name)
 		}
-		all[name] = text
+		if given || lookup == nil {
+			all[name] = text
+		}
 	}
 	switch v := value.(type) {
 	case nil:
 	case map[string]any:
-		for name, text := range v {
-			if _, nested := text.(map[string]any); nested {
-				return all, fmt.Errorf("%.40q has a map for its value: write text", name)
-			}
-			add(name, scalar(text), text != nil)
-		}
+		return all, pairsOfMap(v, add)
 	case []any:
-		for _, item := range v {
-			name, text, given := strings.Cut(scalar(item), "=")
-			if name == "" {
-				return all, errors.New("an entry of the list is not NAME=VALUE")
-			}
-			add(name, text, given)
-		}
+		return all, pairsOfList(v, add)
 	default:
 		return all, errors.New("want a map, or a list of NAME=VALUE")
 	}
 	return all, nil
+}
+
+func pairsOfMap(v map[string]any, add func(name, text string, given bool)) error {
+	for name, text := range v {
+		if _, nested := text.(map[string]any); nested {
+			return fmt.Errorf("%.40q has a map for its value: write text", name)
+		}
+		add(name, scalar(text), text != nil)
+	}
+	return nil
+}
+
+func pairsOfList(v []any, add func(name, text string, given bool)) error {
+	for _, item := range v {
+		name, text, given := strings.Cut(scalar(item), "=")
+		if name == "" {
+			return errors.New("an entry of the list is not NAME=VALUE")
+		}
+		add(name, text, given)
+	}
+	return nil
 }

@@ -124,7 +124,7 @@ func (v *variables) chosen(name, rest string, depth int) (string, error) {
 	if operator == ':' && len(rest) > 1 {
 		operator, orEmpty, rest = rest[1], true, rest[1:]
 	}
-	set = set && !(orEmpty && value == "")
+	set = set && (!orEmpty || value != "")
 	argument := rest[1:]
 	switch {
 	case operator == '-' && set, operator == '?' && set:

@@ -55,7 +55,7 @@ func TryBeside(a netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("bind %s: %w", a, err)
 	}
-	defer syscall.Close(fd) //nolint:errcheck // nothing was written
+	defer syscall.Close(fd)
 	err = errors.Join(
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1),
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, reusePort, 1))

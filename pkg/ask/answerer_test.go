@@ -65,6 +65,7 @@ func TestAnswersWhenInForce(t *testing.T) {
 // that falls, at once when nothing is left, and never by a guess. P1, P10.
 func TestCountsSessionsToTheEnd(t *testing.T) {
 	played(t, func(t *testing.T, m *memory, a *agent) {
+		t.Helper()
 		m.instance("b", "2", service.Ready)
 		a.proxy.set(0, errors.New("a worker does not answer"))
 		m.put(service.AsksKey(prefix)+"q", `{"want":"ended","key":"/p/v1/overrides/web/a","revision":3}`)
@@ -98,6 +99,7 @@ func TestCountsSessionsToTheEnd(t *testing.T) {
 // TestAnswersWithoutAProxy: where there is none, nothing has sessions.
 func TestAnswersWithoutAProxy(t *testing.T) {
 	played(t, func(t *testing.T, m *memory, a *agent) {
+		t.Helper()
 		a.Sessions = nil
 		m.put(service.AsksKey(prefix)+"q", `{"want":"ended","key":"/p/v1/instances/a/1","revision":2}`)
 		m.wants(t, answered(3, 0))
@@ -123,6 +125,7 @@ func TestOnlyTheOwnerAnswers(t *testing.T) {
 // TestAnswersAreWrittenAgain: after the registry was away, and when an answer has vanished from it. F5.
 func TestAnswersAreWrittenAgain(t *testing.T) {
 	played(t, func(t *testing.T, m *memory, a *agent) {
+		t.Helper()
 		m.fail(true)
 		m.put(service.AsksKey(prefix)+"q", `{"want":"applied","revision":1}`)
 		time.Sleep(10 * time.Second)
@@ -170,6 +173,7 @@ func TestUndrainIsAnsweredWhenItShows(t *testing.T) {
 // An agent whose clock says that the override has ended runs by none, and must not say that it has applied it.
 func TestClockAhead(t *testing.T) {
 	played(t, func(t *testing.T, m *memory, _ *agent) {
+		t.Helper()
 		past := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 		key := service.Target{Service: "web", Node: "a", ID: "1"}.Key(prefix)
 		at := m.put(key, fmt.Sprintf(`{"state":"maint","until":%q}`, past))

@@ -238,22 +238,9 @@ func (r *answering) put(ctx context.Context) error {
 			r.wakeAt(q.after)
 			continue
 		}
-		value, err := q.answer.Encode()
-		if err != nil {
+		if err := r.putOne(ctx, id, *q.answer); err != nil {
 			return err
 		}
-		if r.lease == nil {
-			lease, err := r.Registry.Open(ctx, answerTTL)
-			if err != nil {
-				return err
-			}
-			r.lease = lease
-		}
-		revision, err := r.lease.Put(ctx, q.answer.RegistryKey(r.Prefix), value)
-		if err != nil {
-			return err
-		}
-		r.written[id] = written{*q.answer, revision}
 	}
 	for id, w := range r.written {
 		if r.open[id] != nil {
@@ -264,6 +251,26 @@ func (r *answering) put(ctx context.Context) error {
 		}
 		delete(r.written, id)
 	}
+	return nil
+}
+
+// putOne writes an answer, under a lease that is opened for the first.
+func (r *answering) putOne(ctx context.Context, id string, answer service.Answer) error {
+	value, err := answer.Encode()
+	if err != nil {
+		return err
+	}
+	if r.lease == nil {
+		if r.lease, err = r.Registry.Open(ctx, answerTTL); err != nil {
+			r.lease = nil
+			return err
+		}
+	}
+	revision, err := r.lease.Put(ctx, answer.RegistryKey(r.Prefix), value)
+	if err != nil {
+		return err
+	}
+	r.written[id] = written{answer, revision}
 	return nil
 }
 

@@ -12,11 +12,11 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// waits runs a Wait for some time, and returns what it came to, also as words.
-func waits(t *testing.T, m *memory, limit time.Duration, asks ...service.Ask) (words string, progress []string, err error) {
+// waits runs a Wait for a minute at most, and returns what it came to, also as words.
+func waits(t *testing.T, m *memory, asks ...service.Ask) (words string, progress []string, err error) {
 	t.Helper()
 	asker := &Asker{Registry: m, Watcher: m, Prefix: prefix, Progress: func(r Report) { progress = append(progress, said(r)) }}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	r, err := asker.Wait(ctx, asks...)
 	synctest.Wait()
@@ -39,20 +39,20 @@ func TestWaitsForEveryAgent(t *testing.T) {
 		m.node("b")
 		a := start(t, m, "a")
 		ask := service.Ask{ID: "q", Want: service.WantApplied, Revision: 2}
-		words, _, err := waits(t, m, time.Minute, ask)
+		words, _, err := waits(t, m, ask)
 		if want := "2 asked, silent [a b], gone [], sessions map[]"; words != want || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("nobody answers: got %s, %v, want %s", words, err, want)
 		}
 		a.InForce(99)
-		if words, _, err = waits(t, m, time.Minute, ask); words != "2 asked, silent [b], gone [], sessions map[]" || err == nil {
+		if words, _, err = waits(t, m, ask); words != "2 asked, silent [b], gone [], sessions map[]" || err == nil {
 			t.Errorf("one answers: got %s, %v", words, err)
 		}
 		time.AfterFunc(30*time.Second, func() { m.put(service.NodeKey(prefix, "b"), "") })
-		words, progress, err := waits(t, m, time.Minute, ask)
+		words, progress, err := waits(t, m, ask)
 		if words != "1 asked, silent [], gone [b], sessions map[]" || err != nil {
 			t.Errorf("one leaves: got %s, %v after %v", words, err, progress)
 		}
-		if words, _, err = waits(t, m, time.Minute, ask); words != "1 asked, silent [], gone [], sessions map[]" || err != nil {
+		if words, _, err = waits(t, m, ask); words != "1 asked, silent [], gone [], sessions map[]" || err != nil {
 			t.Errorf("only one is there: got %s, %v", words, err)
 		}
 		a.stop()
@@ -62,17 +62,18 @@ func TestWaitsForEveryAgent(t *testing.T) {
 // TestWaitsForTheLastSession: progress is told, and what is left when the time is up.
 func TestWaitsForTheLastSession(t *testing.T) {
 	played(t, func(t *testing.T, m *memory, a *agent) {
+		t.Helper()
 		a.proxy.set(2, nil)
 		asks := []service.Ask{
 			{ID: "q", Want: service.WantEnded, Key: "/p/v1/instances/a/1", Revision: 2},
 			{ID: "r", Want: service.WantEnded, Key: "/p/v1/overrides/web", Revision: 2},
 		}
-		words, _, err := waits(t, m, time.Minute, asks...)
+		words, _, err := waits(t, m, asks...)
 		if words != "1 asked, silent [], gone [], sessions map[a:4]" || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("sessions go on: got %s, %v", words, err)
 		}
 		time.AfterFunc(30*time.Second, func() { a.proxy.set(0, nil) })
-		words, progress, err := waits(t, m, time.Minute, asks...)
+		words, progress, err := waits(t, m, asks...)
 		if words != "1 asked, silent [], gone [], sessions map[]" || err != nil || !strings.Contains(strings.Join(progress, "\n"), "map[a:4]") {
 			t.Errorf("sessions end: got %s, %v after %v", words, err, progress)
 		}
@@ -86,13 +87,13 @@ func TestUndrainAsksOneNode(t *testing.T) {
 		m.node("b")
 		m.instance("a", "1", service.Ready)
 		ask := service.Ask{ID: "q", Want: service.WantUndrained, Key: "/p/v1/instances/a/1", Revision: 2}
-		if words, _, err := waits(t, m, time.Minute, ask); words != "0 asked, silent [], gone [], sessions map[]" || err != nil {
+		if words, _, err := waits(t, m, ask); words != "0 asked, silent [], gone [], sessions map[]" || err != nil {
 			t.Errorf("without its agent: got %s, %v", words, err)
 		}
 		m.node("a")
 		a := start(t, m, "a")
 		a.InForce(99)
-		if words, _, err := waits(t, m, time.Minute, ask); words != "1 asked, silent [], gone [], sessions map[]" || err != nil {
+		if words, _, err := waits(t, m, ask); words != "1 asked, silent [], gone [], sessions map[]" || err != nil {
 			t.Errorf("got %s, %v", words, err)
 		}
 		a.stop()

@@ -65,8 +65,8 @@ func (m *memory) node(name string) {
 }
 
 // instance registers an instance in a state.
-func (m *memory) instance(node, id string, state service.State) int64 {
-	return m.put(service.InstancesKey(prefix, node)+id, fmt.Sprintf(`{"service":"web","address":"10.0.0.1","port":80,"state":%q}`, state))
+func (m *memory) instance(node, id string, state service.State) {
+	m.put(service.InstancesKey(prefix, node)+id, fmt.Sprintf(`{"service":"web","address":"10.0.0.1","port":80,"state":%q}`, state))
 }
 
 // Run implements catalog.Watcher.
@@ -200,14 +200,14 @@ func start(t *testing.T, m *memory, node string) *agent {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	catalogs, done := make(chan *service.Catalog), make(chan struct{}, 3)
-	go func() { m.Run(ctx, catalogs); done <- struct{}{} }() //nolint:errcheck // it ends because it is cancelled
-	go func() { a.Run(ctx); done <- struct{}{} }()           //nolint:errcheck // the same
+	go func() { m.Run(ctx, catalogs); done <- struct{}{} }()
+	go func() { a.Run(ctx); done <- struct{}{} }()
 	go func() {
 		defer func() { done <- struct{}{} }()
 		for {
 			select {
 			case c := <-catalogs:
-				a.See(c, uint64(c.Revision)) //nolint:gosec // small
+				a.See(c, uint64(c.Revision))
 			case <-ctx.Done():
 				return
 			}

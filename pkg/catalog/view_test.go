@@ -174,9 +174,16 @@ func TestMissing(t *testing.T) {
 		a, b *service.Catalog
 		want string
 	}{
-		{nil, shared, ""}, {shared, nil, "abcd"}, {nil, nil, ""}, {shared, shared, ""},
-		{shared, catalog("abcd"), ""}, {shared, catalog("bd"), "ac"}, {catalog("bd"), shared, ""},
-		{catalog("xyz"), shared, "xyz"}, {shared, catalog("xyz"), "abcd"}, {catalog("bcx"), catalog("acz"), "bx"},
+		{nil, shared, ""},
+		{shared, nil, "abcd"},
+		{nil, nil, ""},
+		{shared, shared, ""},
+		{shared, catalog("abcd"), ""},
+		{shared, catalog("bd"), "ac"},
+		{catalog("bd"), shared, ""},
+		{catalog("xyz"), shared, "xyz"},
+		{shared, catalog("xyz"), "abcd"},
+		{catalog("bcx"), catalog("acz"), "bx"},
 	} {
 		if got := names(missing(tt.a, tt.b)); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)

@@ -84,19 +84,8 @@ func Read(on []string, c *Container) Reading {
 	if enabled != nil && !*enabled {
 		return Reading{Hidden: true}
 	}
-	var wishes []wish
 	var notes notes
-	if marks := marksOf(on, c); len(marks) > 0 {
-		for _, name := range on {
-			if name == NginxProxy && slices.Contains(on, DockerCloud) && marks.urls() {
-				continue // they are meant for the other
-			}
-			for _, settings := range read(name, c, marks, &notes) {
-				d := service.Define(settings)
-				wishes = append(wishes, wish{name, settings, c.place(&d)})
-			}
-		}
-	}
+	wishes := wishesOf(on, c, &notes)
 	var services []Service
 	if slices.Contains(on, Sidekick) {
 		own, wishes = override(own, wishes, c)
@@ -108,6 +97,25 @@ func Read(on []string, c *Container) Reading {
 		services = append(services, Service{service.Define(w.settings), w.from})
 	}
 	return Reading{Services: fold(services, c), Notes: notes}
+}
+
+// wishesOf are the services that other programs' marks ask for.
+func wishesOf(on []string, c *Container, n *notes) []wish {
+	marks := marksOf(on, c)
+	if len(marks) == 0 {
+		return nil
+	}
+	var wishes []wish
+	for _, name := range on {
+		if name == NginxProxy && slices.Contains(on, DockerCloud) && marks.urls() {
+			continue // they are meant for the other
+		}
+		for _, settings := range read(name, c, marks, n) {
+			d := service.Define(settings)
+			wishes = append(wishes, wish{name, settings, c.place(&d)})
+		}
+	}
+	return wishes
 }
 
 // read asks one convention other than our own.

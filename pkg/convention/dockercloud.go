@@ -98,10 +98,10 @@ func parseCloudURL(entry string) (cloudURL, error) {
 	}
 	host, u.listen, _ = strings.Cut(host, ":")
 	u.host = cmp.Or(host, "*")
-	switch {
-	case u.listen == "443":
+	switch u.listen {
+	case "443":
 		u.secure, u.listen = true, ""
-	case u.listen == "80":
+	case "80":
 		u.listen = ""
 	}
 	if u.host != "*" && strings.Contains(strings.TrimPrefix(u.host, "*."), "*") || strings.Contains(u.path, "*") {
@@ -215,8 +215,8 @@ func cloudBoth(m marks, n *notes) []service.Setting {
 			settings = append(settings, b.set("balance", b.text))
 		}
 	}
-	if max, ok := m["MAXCONN"]; ok {
-		settings = append(settings, max.set("maxconn", max.text))
+	if most, ok := m["MAXCONN"]; ok {
+		settings = append(settings, most.set("maxconn", most.text))
 	}
 	if backup, ok := m["FAILOVER"]; ok {
 		settings = append(settings, backup.set("backup", "true"))

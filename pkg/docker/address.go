@@ -84,7 +84,7 @@ func (h host) published(bindings []netip.AddrPort) (netip.AddrPort, bool) {
 	}
 	best := slices.IndexFunc(bindings, func(b netip.AddrPort) bool {
 		a := b.Addr()
-		return a.IsValid() && !a.IsUnspecified() && !(a.Is6() && a.IsLinkLocalUnicast()) && (!a.IsLoopback() || h.advertise.IsLoopback())
+		return a.IsValid() && !a.IsUnspecified() && (!a.Is6() || !a.IsLinkLocalUnicast()) && (!a.IsLoopback() || h.advertise.IsLoopback())
 	})
 	if best < 0 {
 		return netip.AddrPort{}, false

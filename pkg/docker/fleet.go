@@ -155,11 +155,7 @@ func (f *fleet) inspected(id string, r *run) bool {
 	if t.run = r; r != nil && (old == nil || !slices.Equal(old.endpoints, r.endpoints)) {
 		f.displace(id, r, old != nil && old.started.Equal(r.started))
 	}
-	for signal, when := range t.kills {
-		if r != nil && !when.Before(r.started) {
-			f.kill(t, signal, when)
-		}
-	}
+	f.judge(t)
 	switch {
 	case old == nil && r != nil:
 		f.added = true
@@ -172,6 +168,15 @@ func (f *fleet) inspected(id string, r *run) bool {
 		delete(f.containers, id)
 	}
 	return again
+}
+
+// judge tells the known run of the signals that came since its start.
+func (f *fleet) judge(t *tracked) {
+	for signal, when := range t.kills {
+		if t.run != nil && !when.Before(t.run.started) {
+			f.kill(t, signal, when)
+		}
+	}
 }
 
 // displace takes away the run of whoever had an address before the container that has it now: that run

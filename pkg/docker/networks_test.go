@@ -57,7 +57,7 @@ func TestConnectAndDisconnect(t *testing.T) {
 	for _, step := range steps {
 		connected(e, c.ID, step.action, step.changed, step.networks)
 		w.next(t)
-		got := ""
+		var got string
 		if len(w.last) == 1 {
 			got = w.last[0].Endpoint().String() + " " + w.last[0].Scope
 		} else {

@@ -9,7 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"io"
-	"log"
+	"log" //nolint:depguard // net/http takes no other
 	"math/big"
 	"net"
 	"net/http/httptest"

@@ -22,6 +22,7 @@ func BenchmarkPlan(b *testing.B) {
 }
 
 func benchmarkPlan(b *testing.B, before, after render.Files) {
+	b.Helper()
 	known := readBlocks(before[0])
 	b.ReportAllocs()
 	for b.Loop() {

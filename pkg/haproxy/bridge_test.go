@@ -52,9 +52,11 @@ func TestServersOfARefusedStructure(t *testing.T) {
 			haproxytest.Until(t, "the servers beside a fault "+fault, func() bool {
 				live, err := b.driver.api.servers(t.Context(), b.worker(t))
 				names := ""
+				var namesSb55 strings.Builder
 				for _, s := range live {
-					names += fmt.Sprint(s.name, s.maint, " ")
+					fmt.Fprint(&namesSb55, s.name, s.maint, " ")
 				}
+				names += namesSb55.String()
 				return err == nil && (names == "s1false s3false " || fault == "at a server" && names == "s1false s3-xfalse ")
 			})
 			b.send(t, want)

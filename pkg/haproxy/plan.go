@@ -58,7 +58,7 @@ func readBlocks(f render.File) *reading {
 		}
 		part := read(joined(f.Blocks[begin:end]))
 		r.whole = r.whole || part.whole
-		r.defaults = append(r.defaults, only(part.all, "defaults")...)
+		r.defaults = append(r.defaults, defaultsAmong(part.all)...)
 	}
 	return r
 }
@@ -304,8 +304,8 @@ func (c *comparison) whole() {
 	case slices.EqualFunc(before, after, sameLines):
 	case !sameOrder(before, after):
 		c.reload(ReasonText, "sections stand in another order")
-	case !slices.EqualFunc(only(before, "defaults"), only(after, "defaults"), sameLines):
-		c.reload(ReasonSection, otherDefaults(only(before, "defaults"), only(after, "defaults")))
+	case !slices.EqualFunc(defaultsAmong(before), defaultsAmong(after), sameLines):
+		c.reload(ReasonSection, otherDefaults(defaultsAmong(before), defaultsAmong(after)))
 	default:
 		c.tracked.read(c.before.Text())
 		c.sections(before, after, defaultsOf(after))
@@ -387,9 +387,9 @@ func (in *inherited) chain(s section, named map[string]section, depth int) {
 	}
 }
 
-// only picks the sections of a kind.
-func only(all []section, kind string) []section {
-	return slices.DeleteFunc(slices.Clone(all), func(s section) bool { return s.kind != kind })
+// defaultsAmong picks the defaults sections.
+func defaultsAmong(all []section) []section {
+	return slices.DeleteFunc(slices.Clone(all), func(s section) bool { return s.kind != "defaults" })
 }
 
 // sameOrder tells whether the sections that both texts have stand in the same order.

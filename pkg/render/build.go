@@ -91,16 +91,22 @@ func (b *builder) update(services []*service.Service) (changed bool) {
 			records = append(records, known)
 			continue
 		}
-		r := &record{source: s, base: newService(s, b.settings.Node), claims: claimsOf(s)}
-		if known != nil && known.claims.equal(r.claims) && (!b.disputed[s.Name] || known.claims.compare(r.claims) == 0) {
-			r.decision = known.decision
-		} else {
-			changed = true
-		}
+		r, decided := b.recordOf(s, known)
+		changed = changed || !decided
 		records = append(records, r)
 	}
 	b.records = records
 	return changed || len(old) > 0
+}
+
+// recordOf is the record of a service that changed, and tells whether what was decided on its claims holds.
+func (b *builder) recordOf(s *service.Service, known *record) (r *record, decided bool) {
+	r = &record{source: s, base: newService(s, b.settings.Node), claims: claimsOf(s)}
+	decided = known != nil && known.claims.equal(r.claims) && (!b.disputed[s.Name] || known.claims.compare(r.claims) == 0)
+	if decided {
+		r.decision = known.decision
+	}
+	return r, decided
 }
 
 // decide settles all claims anew: the ones of older services first.

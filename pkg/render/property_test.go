@@ -90,8 +90,7 @@ func anyCatalog(t *rapid.T) map[string][]byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		items["/p/v1/overrides/"+anyOf(t, "target", "web", "api", "web/host-a", "db/b")] =
-			fmt.Appendf(nil, `{"state":%q,"weight":%d,"by":%s}`, anyOf(t, "said", "drain", "maint", ""), rapid.IntRange(-1, 257).Draw(t, "share"), by)
+		items["/p/v1/overrides/"+anyOf(t, "target", "web", "api", "web/host-a", "db/b")] = fmt.Appendf(nil, `{"state":%q,"weight":%d,"by":%s}`, anyOf(t, "said", "drain", "maint", ""), rapid.IntRange(-1, 257).Draw(t, "share"), by)
 	}
 	return items
 }

@@ -139,7 +139,7 @@ func DecodeOverride(t Target, b []byte) (Override, error) {
 // Validate checks every rule that an override must keep, and names all that are broken.
 func (o *Override) Validate() error {
 	var errs []error
-	if _, err := ParseTarget(o.Target.String()); err != nil {
+	if _, err := ParseTarget(o.String()); err != nil {
 		errs = append(errs, err)
 	}
 	if o.State != "" && o.State != Drain && o.State != Maint {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,7 +141,7 @@ func rulings(s *Service) string {
 			state = r.State.State
 		}
 		if r.Weight != nil {
-			weight = fmt.Sprint(*r.Weight.Weight)
+			weight = strconv.Itoa(*r.Weight.Weight)
 		}
 		all = append(all, fmt.Sprintf("%s/%s %s %s", i.Node, i.ID, state, weight))
 	}
@@ -194,9 +195,11 @@ func TestAskNames(t *testing.T) {
 		"/p/v1/instances/a/4": "", "/p/v1/instances/b/1": "", "/p/v1/overrides/none": "", "/p/v1/overrides/web/b": "", "": "", "/p/v1/nodes/a": "",
 	} {
 		got := ""
+		var gotSb197 strings.Builder
 		for _, i := range (&Ask{Key: key}).Named(c) {
-			got += i.ID
+			gotSb197.WriteString(i.ID)
 		}
+		got += gotSb197.String()
 		if got != want {
 			t.Errorf("%q names %q, want %q", key, got, want)
 		}
