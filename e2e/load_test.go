@@ -515,7 +515,9 @@ func (s *site) killServers(a app) {
 	allowed := 0
 	for n := range efforts().kills {
 		victim := pair[n%2]
-		s.answersFrom(traffic, victim)
+		for _, p := range pair { // HAProxy's check may still have the other one down, from when that was killed
+			s.answersFrom(traffic, p)
+		}
 		victim.proc.Kill()
 		allowed += 2 * clients // keep-alive and not
 		s.flows(traffic, 300)
