@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -173,77 +172,70 @@ func TestAlone(t *testing.T) {
 	}
 }
 
-// What somebody else says of an instance while a stop is under way is not lost when that is given up.
-func TestTakeBackKeepsWhatOthersSaid(t *testing.T) {
-	s := newSettings()
-	s.stateDir, s.registry, s.node = t.TempDir(), embeddedURL, "n"
-	log := logrus.New()
-	server, err := embedded.Start(t.Context(), embedded.Config{Dir: s.stateDir, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Stop()
-	client, err := s.dialRegistry()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	board := &etcd.Board{Client: client, Prefix: s.prefix}
-	target := service.Target{Service: "web", Node: "n", ID: "c.web.80"}
-	one := &stopping{settings: s, board: board, grace: 1, targets: []service.Target{target}}
-	if _, err := one.override(t.Context(), time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	_, _, err = board.Change(t.Context(), target, func(*service.Override) (*service.Override, error) {
-		return &service.Override{Target: target, State: service.Maint, By: "operator"}, nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := one.takeBack(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	_, _, _ = board.Change(t.Context(), target, func(now *service.Override) (*service.Override, error) {
-		if now == nil || now.By != "operator" {
-			t.Errorf("got %+v, want the operator's", now)
-		}
-		return now, nil
-	})
-}
-
-// Of two stops of one container the second leaves nothing of the first.
-func TestTwoStops(t *testing.T) {
+// stopsOf makes a registry of its own and stops of one instance in it, each of which has put its override.
+func stopsOf(t *testing.T, number int) (board *etcd.Board, target service.Target, stops []*stopping) {
+	t.Helper()
 	s := newSettings()
 	s.stateDir, s.registry, s.node = t.TempDir(), embeddedURL, "n"
 	server, err := embedded.Start(t.Context(), embedded.Config{Dir: s.stateDir, Log: logrus.New()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Stop()
+	t.Cleanup(func() { server.Stop() })
 	client, err := s.dialRegistry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	board := &etcd.Board{Client: client, Prefix: s.prefix}
-	target := service.Target{Service: "web", Node: "n", ID: "c.web.80"}
-	var both []*stopping
-	for range 2 {
+	t.Cleanup(func() { client.Close() })
+	board = &etcd.Board{Client: client, Prefix: s.prefix}
+	target = service.Target{Service: "web", Node: "n", ID: "c.web.80"}
+	for range number {
 		one := &stopping{settings: s, board: board, grace: 1, targets: []service.Target{target}}
 		if _, err := one.override(t.Context(), time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		both = append(both, one)
+		stops = append(stops, one)
 	}
-	for _, one := range both {
-		if err := one.takeBack(context.Background()); err != nil {
+	return board, target, stops
+}
+
+// overrideNow is what the registry says of a target, nil for nothing.
+func overrideNow(t *testing.T, board *etcd.Board, target service.Target) (now *service.Override) {
+	t.Helper()
+	_, now, err := board.Change(t.Context(), target, func(now *service.Override) (*service.Override, error) { return now, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
+// TestTakeBackKeepsWhatOthersSaid: what somebody else says of an instance while a stop is under way is not
+// lost when that is given up.
+func TestTakeBackKeepsWhatOthersSaid(t *testing.T) {
+	board, target, stops := stopsOf(t, 1)
+	_, _, err := board.Change(t.Context(), target, func(*service.Override) (*service.Override, error) {
+		return &service.Override{Target: target, State: service.Maint, By: "operator"}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stops[0].takeBack(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if now := overrideNow(t, board, target); now == nil || now.By != "operator" {
+		t.Errorf("got %+v, want the operator's", now)
+	}
+}
+
+// TestTwoStops: of two stops of one container the second leaves nothing of the first.
+func TestTwoStops(t *testing.T) {
+	board, target, stops := stopsOf(t, 2)
+	for _, one := range stops {
+		if err := one.takeBack(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, _, _ = board.Change(t.Context(), target, func(now *service.Override) (*service.Override, error) {
-		if now != nil {
-			t.Errorf("left: %+v", now)
-		}
-		return now, nil
-	})
+	if now := overrideNow(t, board, target); now != nil {
+		t.Errorf("left: %+v", now)
+	}
 }

@@ -73,7 +73,8 @@ func TestStopLeavesNothing(t *testing.T) {
 	})
 }
 
-// TestSecondDriverRefuses: a managed driver does not start over a HAProxy that is not its own.
+// TestSecondDriverRefuses: a managed driver does not start over a HAProxy that is not its own, nor touches it,
+// although it has a text for it.
 func TestSecondDriverRefuses(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
 		t.Parallel() // it waits most of the time
@@ -85,9 +86,14 @@ func TestSecondDriverRefuses(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
 		defer cancel()
-		err = second.Run(ctx, make(chan render.Files))
+		before, in := b.worker(t), make(chan render.Files, 1)
+		in <- files(b.text("    timeout http-request 9s\n", "s2 127.0.0.1:10"))
+		err = second.Run(ctx, in)
 		if err == nil || !strings.Contains(err.Error(), b.cfg.MasterSocket) {
 			t.Errorf("got %v, want an error that names the socket", err)
+		}
+		if got := b.worker(t); got != before {
+			t.Errorf("worker: got %v, want the same %v", got, before)
 		}
 	})
 }
