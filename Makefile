@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:480 fuzz:260 e2e:910 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 e2e:1000/fuzz:300 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
