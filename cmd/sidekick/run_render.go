@@ -114,7 +114,9 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 
 // tellRejected logs what of the registry is left out, whenever that is something else.
 func (r *renderStage) tellRejected(now *rendering) {
-	rejected := now.snapshot.Catalog.Rejected
+	rejected := slices.DeleteFunc(slices.Clone(now.snapshot.Catalog.Rejected), func(r service.Rejection) bool {
+		return r.Kind == service.HeldInDoubt // of which the guard tells
+	})
 	if slices.Equal(rejected, now.rejected) {
 		return
 	}

@@ -141,20 +141,28 @@ func writeServices(out io.Writer, services []admin.Service) {
 		return
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SERVICE\tROUTE\tNODE\tINSTANCE\tADDRESS\tSTATE\tWEIGHT\tAGE\tWHY NOT ROUTED")
+	fmt.Fprintln(w, "SERVICE\tROUTE\tNODE\tINSTANCE\tADDRESS\tSTATE\tWEIGHT\tAGE\tWHY")
 	for _, s := range services {
 		if len(s.Instances) == 0 {
 			fmt.Fprintf(w, "%s\t%s\t-\t-\t-\tempty\t-\t-\t%s\n", s.Name, route(s), s.Why)
 		}
 		for _, i := range s.Instances {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-				s.Name, route(s), i.Node, i.ID, endpoint(i), i.State, weight(i), age(i), i.Why)
+				s.Name, route(s), i.Node, i.ID, endpoint(i), i.State, weight(i), age(i), why(i))
 		}
 		if s.Why != "" && len(s.Instances) > 0 && !slices.ContainsFunc(s.Instances, func(i admin.Instance) bool { return i.Why == s.Why }) {
 			fmt.Fprintf(w, "%s\t\t\t\t\t\t\t\t%s\n", s.Name, s.Why)
 		}
 	}
 	_ = w.Flush()
+}
+
+// why says why an instance is not routed, and why it is a suspect, which may be routed.
+func why(i admin.Instance) string {
+	if i.Why == "" || i.Doubt == i.Why {
+		return i.Doubt
+	}
+	return strings.TrimSuffix(i.Why+"; "+i.Doubt, "; ")
 }
 
 // route says in one word how requests reach the service.

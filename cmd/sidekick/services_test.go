@@ -22,7 +22,7 @@ func TestWriteServices(t *testing.T) {
 		{Name: "none", Path: "/", Why: "nothing leads to it", Instances: []admin.Instance{}},
 	})
 	want := `
-SERVICE  ROUTE     NODE  INSTANCE   ADDRESS       STATE     WEIGHT  AGE  WHY NOT ROUTED
+SERVICE  ROUTE     NODE  INSTANCE   ADDRESS       STATE     WEIGHT  AGE  WHY
 all      a.test,*  n     c1.all.80  192.0.2.1:80  ready     0       12s  
 all      a.test,*  n     ext        192.0.2.1:81  ready     100     -    
 all      a.test,*  n     c2.all.80  -             rejected  -       -    sidekick.port=x: no port

@@ -63,7 +63,7 @@ type settings struct {
 	listenPorts, proxyCheck                   string
 
 	settle, settleMax, reloadInterval time.Duration
-	keepEmpty, maxCacheAge            time.Duration
+	keepStale, keepEmpty, maxCacheAge time.Duration
 
 	admin, stateDir, user, logLevel, logFormat string
 }
@@ -109,6 +109,7 @@ func newSettings() *settings {
 	f.DurationVar(&s.settle, "settle", 10*time.Millisecond, "quiet time that ends a burst of changes; a lone change is not delayed")
 	f.DurationVar(&s.settleMax, "settle-max", 250*time.Millisecond, "longest time that a burst holds changes back")
 	f.DurationVar(&s.reloadInterval, "reload-interval", time.Second, "least time between two reloads of HAProxy")
+	f.DurationVar(&s.keepStale, "keep-stale", 10*time.Minute, "how long instances stay while their addresses answer that the registry lost along with many nodes, or when it was replaced; 0 believes it in everything")
 	f.DurationVar(&s.keepEmpty, "keep-empty", time.Hour, "how long a service without instances stays, answering 503")
 	f.DurationVar(&s.maxCacheAge, "max-cache-age", 24*time.Hour, "age from which the catalog on disk is not used any more")
 
@@ -425,6 +426,7 @@ func (s *settings) validateTimes() error {
 	atLeast("settle", s.settle, 0)
 	atLeast("settle-max", s.settleMax, s.settle)
 	atLeast("reload-interval", s.reloadInterval, 0)
+	atLeast("keep-stale", s.keepStale, 0)
 	atLeast("keep-empty", s.keepEmpty, 0)
 	atLeast("max-cache-age", s.maxCacheAge, 0)
 	return errors.Join(errs...)

@@ -130,8 +130,17 @@ func catalogDetail(c admin.CatalogStatus) string {
 	if c.Rejected > 0 {
 		rejected = fmt.Sprintf(", %d rejected (see `sidekick services`)", c.Rejected)
 	}
-	return fmt.Sprintf("%s, %s%s, revision %d, confirmed %s",
-		count(c.Services, "service"), count(c.Instances, "instance"), rejected, c.Revision, ago(c.StalenessSeconds))
+	return fmt.Sprintf("%s, %s%s%s, revision %d, confirmed %s",
+		count(c.Services, "service"), count(c.Instances, "instance"), suspects(c), rejected, c.Revision, ago(c.StalenessSeconds))
+}
+
+// suspects says what the registry does not vouch for at present, and until when that is borne.
+func suspects(c admin.CatalogStatus) string {
+	if c.Suspects == 0 || c.SuspectUntil == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %s of %s until %s at the longest (see `sidekick services`)",
+		count(c.Suspects, "suspect"), count(c.SuspectNodes, "node"), c.SuspectUntil.UTC().Format("15:04 UTC"))
 }
 
 func stepWord(ok bool) string {

@@ -83,7 +83,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 // counts returns the number of instances by state, and of rejections by kind.
 func (s *State) counts() (states, rejected map[string]int) {
 	catalog, _, local := s.view()
-	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0}
+	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0, stateSuspect: 0}
 	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0}
 	for _, r := range local {
 		if r.Kind == service.HeldByCheck {
@@ -99,11 +99,19 @@ func (s *State) counts() (states, rejected map[string]int) {
 		return states, rejected
 	}
 	for _, r := range catalog.Rejected {
-		rejected[r.Kind]++
+		if r.Kind == service.HeldInDoubt {
+			states[stateSuspect]++
+		} else {
+			rejected[r.Kind]++
+		}
 	}
 	for _, group := range catalog.Services {
 		for _, i := range group.Instances {
-			states[string(i.State)]++
+			if i.Doubt != nil {
+				states[stateSuspect]++
+			} else {
+				states[string(i.State)]++
+			}
 		}
 	}
 	return states, rejected

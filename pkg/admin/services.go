@@ -15,6 +15,9 @@ const (
 	stateRejected = "rejected" // breaks a rule
 )
 
+// stateSuspect is that of an instance which the registry does not vouch for at present.
+const stateSuspect = "suspect"
+
 // whyDown is said of an instance that passes its check on its own host, and HAProxy's here finds it down.
 const whyDown = "HAProxy's own check from this host finds it down: see whether this host reaches its address"
 
@@ -39,8 +42,9 @@ type Instance struct {
 	State      string  `json:"state"`
 	Weight     int     `json:"weight"`
 	Routed     bool    `json:"routed"`
-	Why        string  `json:"why"`    // not routed; empty if routed
-	Server     string  `json:"server"` // its name in HAProxy and its log; empty if HAProxy does not know it
+	Why        string  `json:"why"`             // not routed; empty if routed
+	Doubt      string  `json:"doubt,omitempty"` // why it is a suspect, routed or not
+	Server     string  `json:"server"`          // its name in HAProxy and its log; empty if HAProxy does not know it
 	AgeSeconds float64 `json:"age_seconds"`
 }
 
@@ -85,6 +89,9 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 			ID: i.ID, Node: i.Node, Address: i.Address.String(), Port: i.Port, State: state(i),
 			Weight: i.Share, Routed: i.Routed, Why: i.Why, AgeSeconds: age,
 		}
+		if i.Doubt != nil {
+			shown.Doubt = i.Doubt.Why
+		}
 		if name := render.ServerName(i.Instance); known[name] {
 			shown.Server = name
 		}
@@ -96,8 +103,11 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 	return listed
 }
 
-// state is what people said of an instance that is ready, else what its agent says.
+// state is that it is in doubt, what people said of an instance that is ready, or else what its agent says.
 func state(i render.Instance) string {
+	if i.Doubt != nil {
+		return stateSuspect
+	}
 	if i.State == service.Ready && i.Override != "" {
 		return string(i.Override)
 	}
@@ -115,6 +125,9 @@ func addRejected(list []Service, r service.Rejection) []Service {
 		return explainUnhealthy(list, r)
 	}
 	instance := Instance{ID: cmp.Or(r.ID, r.Name), Node: r.Node, State: state, Why: r.Reason}
+	if r.Kind == service.HeldInDoubt {
+		instance.State, instance.Doubt = stateSuspect, r.Reason
+	}
 	for at := range list {
 		if list[at].Name == name {
 			list[at].Instances = append(list[at].Instances, instance)

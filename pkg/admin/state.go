@@ -34,7 +34,10 @@ type CatalogStatus struct {
 	StalenessSeconds float64    `json:"staleness_seconds"` // since the registry last confirmed it
 	Services         int        `json:"services"`
 	Instances        int        `json:"instances"`
-	Rejected         int        `json:"rejected"` // values, keys and this host's labels that break a rule
+	Rejected         int        `json:"rejected"`                // values, keys and this host's labels that break a rule
+	Suspects         int        `json:"suspects"`                // instances that the registry does not vouch for at present
+	SuspectNodes     int        `json:"suspect_nodes"`           // whose they are
+	SuspectUntil     *time.Time `json:"suspect_until,omitempty"` // when the last of them ends, if nothing does before
 }
 
 // Status is the format of /api/v1/status.
@@ -150,6 +153,11 @@ func (s *State) catalogStatus() CatalogStatus {
 	if !s.saved.IsZero() {
 		saved := s.saved
 		status.Saved = &saved
+	}
+	if d := s.catalog.Doubts; d != nil {
+		status.Suspects, status.SuspectNodes = d.Instances+d.Withheld, len(d.Nodes)
+		until := d.Until.UTC()
+		status.SuspectUntil = &until
 	}
 	return status
 }

@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"cmp"
 	"context"
 	"time"
 
@@ -21,23 +20,17 @@ type keeping struct {
 }
 
 // keep turns catalogs into snapshots: it leaves out those that say nothing new, adds services that
-// became empty, drops overrides when their time is up, and starts from the copy on disk if the registry
-// does not answer in time. What is to be in that copy goes to changed.
-func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot, changed chan<- *service.Catalog) error {
+// became empty, and drops overrides when their time is up. What is to be in the copy on disk goes to
+// changed.
+func (v *View) keep(ctx context.Context, in <-chan heard, out chan<- *Snapshot, changed chan<- *service.Catalog) error {
 	k := keeping{View: v, emptied: emptied{keep: v.KeepEmpty}}
-	cold := time.NewTimer(cmp.Or(v.ColdWait, 500*time.Millisecond))
-	defer cold.Stop()
 	lapse := time.NewTimer(0)
 	defer lapse.Stop()
 	for {
 		var next *Snapshot
 		select {
-		case c := <-in:
-			cold.Stop()
-			next = k.listed(c)
-		case <-cold.C:
-			k.known = v.cached()
-			next = k.next(true)
+		case h := <-in:
+			next = k.heard(h)
 		case <-lapse.C:
 			next = k.next(false)
 		case <-ctx.Done():
@@ -58,12 +51,18 @@ func (v *View) keep(ctx context.Context, in <-chan *service.Catalog, out chan<- 
 	}
 }
 
-// listed takes a catalog of the registry. The first is a snapshot in any case, for it is live.
-func (k *keeping) listed(c *service.Catalog) *Snapshot {
-	first := !k.live
-	if first {
-		k.last, k.live = k.former(k.last), true
+// heard takes what the guard has heard. The first catalog of the registry is a snapshot in any case, for
+// it is live.
+func (k *keeping) heard(h heard) *Snapshot {
+	if h.catalog == nil {
+		k.known = h.copy
+		return k.next(true)
 	}
+	first := !k.live
+	if k.live = true; first && k.last == nil && h.copy != nil {
+		k.last = h.copy.Catalog
+	}
+	c := h.catalog
 	k.known = &Snapshot{Catalog: c, Live: true}
 	next := k.next(first)
 	if k.Seen != nil {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -61,6 +62,16 @@ type View struct {
 	// 500 ms.
 	ColdWait time.Duration
 
+	// KeepStale is how long instances are kept at most that the registry has lost without anybody taking
+	// them away; 0 believes the registry in everything. See package guard.
+	KeepStale time.Duration
+	// TTL is for how long a lease of an agent lasts.
+	TTL time.Duration
+	// Node is this host's name.
+	Node string
+	// Dial tells whether an address answers, of what was lost so; nil connects to it.
+	Dial func(ctx context.Context, to netip.AddrPort) error
+
 	// Seen is told of each catalog of the registry. It must not block, and may be nil.
 	Seen func(Seen)
 
@@ -71,11 +82,11 @@ type View struct {
 // Run takes catalogs from a Watcher and sends snapshots, until ctx is cancelled. A slow reader gets
 // the newest snapshot; it never stalls the Watcher.
 func (v *View) Run(ctx context.Context, in <-chan *service.Catalog, out chan<- *Snapshot) error {
-	kept := make(chan *Snapshot)
+	heard, kept := make(chan heard), make(chan *Snapshot)
 	changed, save := make(chan *service.Catalog), make(chan *service.Catalog)
 	g, ctx := errgroup.WithContext(ctx)
-	// A guard against mass expiry has its place between in and keep.
-	g.Go(func() error { return v.keep(ctx, in, kept, changed) })
+	g.Go(func() error { return v.guard(ctx, in, heard) })
+	g.Go(func() error { return v.keep(ctx, heard, kept, changed) })
 	g.Go(func() error { return holdoff.Run(ctx, v.Settle, v.SettleMax, kept, out) })
 	g.Go(func() error { return newest.Run(ctx, changed, save) })
 	g.Go(func() error { return v.save(ctx, save) })
@@ -107,19 +118,19 @@ func (v *View) cached() *Snapshot {
 	return &Snapshot{Catalog: c, Saved: saved}
 }
 
-// former is the catalog before the present one: the last, else the copy on disk, if there is one to
-// use. Services that only it has, such as those of a host that comes back later than its lease lasts,
+// former is the copy on disk as the catalog before the registry's first, or nil if there is none to use.
+// Services that only it has, such as those of a host that comes back later than its lease lasts,
 // stay without instances, and the proxy need not be reloaded twice for them. Those that the copy has as
 // empty ones stay too, as if they had just become so.
-func (v *View) former(last *service.Catalog) *service.Catalog {
-	if last != nil || v.CachePath == "" {
-		return last
+func (v *View) former() *Snapshot {
+	if v.CachePath == "" {
+		return nil
 	}
-	c, _, err := readCopy(v.CachePath, v.Source, v.MaxCacheAge, time.Now())
+	c, saved, err := readCopy(v.CachePath, v.Source, v.MaxCacheAge, time.Now())
 	if err != nil {
 		return nil
 	}
-	return c
+	return &Snapshot{Catalog: c, Saved: saved}
 }
 
 func (v *View) report(err error) {
@@ -133,5 +144,5 @@ func (v *View) report(err error) {
 // over lists of pointers.
 func same(a, b *service.Catalog) bool {
 	return slices.Equal(a.Services, b.Services) && slices.Equal(a.Nodes, b.Nodes) &&
-		slices.Equal(a.Rejected, b.Rejected) && slices.Equal(a.Overrides, b.Overrides)
+		slices.Equal(a.Rejected, b.Rejected) && slices.Equal(a.Overrides, b.Overrides) && a.Doubts == b.Doubts
 }

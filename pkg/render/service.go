@@ -52,7 +52,7 @@ func (m *Service) place(s *service.Service, node string) {
 			why = seen.refuse(server, i, m.NeedsID)
 		}
 		if why == "" {
-			why = cmp.Or(disabled(i), said.disabled)
+			why = cmp.Or(disabled(i), said.disabled, doubted(i))
 			server.Disabled = why != ""
 			m.Servers = append(m.Servers, server)
 			why = cmp.Or(why, said.idle)
@@ -100,6 +100,14 @@ func disabled(i *service.Instance) string {
 	case service.Unhealthy:
 		return fmt.Sprintf("it does not pass its check on %s: see its log and its sidekick.check", i.Node)
 	case service.Ready:
+	}
+	return ""
+}
+
+// doubted says why a suspect gets no new requests, or "". One that does is served as it was before.
+func doubted(i *service.Instance) string {
+	if i.Doubt != nil && i.Doubt.Out {
+		return i.Doubt.Why
 	}
 	return ""
 }

@@ -24,11 +24,28 @@ type Builder struct {
 	overridden map[string]*list[*Override] // the same by service
 	asks       list[*Ask]
 	answers    list[*Answer]
+
+	departures departures
+	replaced   int
 }
 
-// entry is what one key was decoded to: exactly one is set besides the sum.
+// Item is a key as a registry holds it.
+type Item struct {
+	Key   string
+	Value []byte
+	// Created and Modified are the revisions at which the key came to be and was last written, 0 if
+	// that is not known. They are looked at for nodes only: a node whose key was created again was
+	// gone meanwhile, and one that was written again has been claimed by its agent.
+	Created, Modified int64
+	Leased            bool // see [Instance]
+}
+
+// entry is what one key was decoded to: exactly one is set besides the sum and the revisions.
 type entry struct {
-	sum      [sha256.Size]byte
+	sum               [sha256.Size]byte
+	created, modified int64
+	leased            bool
+	unproven          bool // from a registry that was replaced: the same value written anew is news
 	instance *Instance
 	node     *Node
 	override *Override
@@ -51,47 +68,116 @@ func NewBuilder(prefix string) *Builder {
 
 // Put takes one key's value in, and tells whether that changed anything. A value equal to the
 // known one, as written under a new lease, changes nothing.
-func (b *Builder) Put(key string, value []byte) bool {
-	sum := sha256.Sum256(value)
-	if old := b.entries[key]; old != nil {
-		if old.sum == sum {
+func (b *Builder) Put(key string, value []byte) bool { return b.Take(Item{Key: key, Value: value}) }
+
+// Take is Put for a key of which more is known. A node that was written again is another value in the
+// catalogs that follow, even if it says the same.
+func (b *Builder) Take(i Item) bool {
+	sum := sha256.Sum256(i.Value)
+	old := b.entries[i.Key]
+	if old != nil {
+		if old.sum == sum && old.leased == i.Leased && !old.unproven && (old.node == nil || old.modified == i.Modified) {
 			return false
 		}
-		b.forget(key, old)
+		b.forget(i.Key, old)
 	}
-	e := decode(b.prefix, key, value)
-	e.sum = sum
-	b.entries[key] = e
-	b.add(key, e)
+	e := decode(b.prefix, i.Key, i.Value)
+	e.sum, e.created, e.modified, e.leased = sum, i.Created, i.Modified, i.Leased
+	if e.instance != nil {
+		e.instance.Leased = i.Leased
+		b.departures.returned(e.instance)
+	}
+	b.entries[i.Key] = e
+	b.add(i.Key, e)
 	return true
 }
 
-// Delete takes a key out, and tells whether it was there.
-func (b *Builder) Delete(key string) bool {
+// Delete takes a key out, and tells whether it was there. Somebody took it away.
+func (b *Builder) Delete(key string) bool { return b.Drop(key, 0) }
+
+// Drop is Delete at a known revision. Instances that go at one revision with their node's key were not
+// taken away: their lease ended. They are in the catalog's Departed.
+func (b *Builder) Drop(key string, revision int64) bool {
 	old := b.entries[key]
 	if old == nil {
 		return false
 	}
 	b.forget(key, old)
 	delete(b.entries, key)
+	if revision != 0 {
+		b.departures.dropped(revision, old)
+	}
 	return true
 }
 
-// Replace makes the builder hold exactly these keys and values: the way back from a list. What is
-// equal keeps its identity in the catalogs that follow. It tells whether anything changed.
+// Taken says that the reader has taken the last catalog: its Departed need not be told again.
+func (b *Builder) Taken() { b.departures.forget() }
+
+// Replace makes the builder hold exactly these keys and values; what it had besides was taken away.
+// What is equal keeps its identity in the catalogs that follow. It tells whether anything changed.
 func (b *Builder) Replace(items iter.Seq2[string, []byte]) bool {
-	seen := make(map[string]struct{}, len(b.entries))
-	changed := false
-	for key, value := range items {
-		seen[key] = struct{}{}
-		changed = b.Put(key, value) || changed
+	_, _, changed := b.relist(func(yield func(Item) bool) {
+		for key, value := range items {
+			if !yield(Item{Key: key, Value: value}) {
+				return
+			}
+		}
+	})
+	return changed
+}
+
+// Relist is Replace for keys of which more is known: the way back from a list. What is not in it any
+// more has departed if its node's key was gone meanwhile. If the registry is known to be another one than
+// before, or what it was once, nothing has departed: the catalog says that it was replaced.
+func (b *Builder) Relist(items iter.Seq[Item], replaced bool) bool {
+	gone, missing, changed := b.relist(items)
+	if replaced {
+		b.replace()
+		return true
 	}
-	for key := range b.entries {
-		if _, ok := seen[key]; !ok {
-			changed = b.Delete(key) || changed
+	b.departures.missed(gone, missing)
+	return changed
+}
+
+// relist makes the builder hold exactly these items. It returns the nodes whose keys were gone, at least
+// for a while, and what is missing.
+func (b *Builder) relist(items iter.Seq[Item]) (gone map[string]*Node, missing []*entry, changed bool) {
+	seen := make(map[string]struct{}, len(b.entries))
+	gone = map[string]*Node{}
+	for i := range items {
+		seen[i.Key] = struct{}{}
+		if old := b.entries[i.Key]; old != nil && old.node != nil && old.created != i.Created {
+			gone[old.node.Name] = old.node
+		}
+		changed = b.Take(i) || changed
+	}
+	for key, e := range b.entries {
+		if _, ok := seen[key]; ok {
+			continue
+		}
+		missing = append(missing, e)
+		changed = b.Delete(key) || changed
+		if e.node != nil {
+			gone[e.node.Name] = e.node
 		}
 	}
-	return changed
+	return gone, missing, changed
+}
+
+// replace notes that what the builder holds is what a registry holds that was replaced.
+func (b *Builder) replace() {
+	b.replaced++
+	b.departures.forget()
+	nodes := map[string]bool{}
+	for _, e := range b.entries {
+		if e.node != nil {
+			nodes[e.node.Name] = true
+		}
+	}
+	for _, e := range b.entries {
+		// Whoever has no node proves what it wrote by writing it once more.
+		e.unproven = e.instance != nil && e.leased && !nodes[e.instance.Node]
+	}
 }
 
 // Catalog returns what the builder holds as of that revision. Services that did not change since
@@ -105,6 +191,7 @@ func (b *Builder) Catalog(revision int64) *Catalog {
 		Prefix: b.prefix, Revision: revision,
 		Services: b.services.sorted(), Nodes: b.nodes.sorted(), Rejected: b.rejected.sorted(),
 		Overrides: b.overrides.sorted(), Asks: b.asks.sorted(), Answers: b.answers.sorted(),
+		Departed: b.departures.sorted(), Replaced: b.replaced,
 	}
 }
 
@@ -121,7 +208,7 @@ func (b *Builder) regroup(name string) {
 	if old, ok := b.services.get(name); ok && slices.Equal(old.Instances, instances) && slices.Equal(old.Overrides, overrides) {
 		return // what came has gone again
 	}
-	b.services.set(name, newService(name, instances, overrides))
+	b.services.set(name, NewService(name, instances, overrides))
 }
 
 // add takes in what a key was decoded to.

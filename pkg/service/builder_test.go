@@ -188,7 +188,7 @@ func TestOldestInstanceLeads(t *testing.T) {
 			for i := range test.ins {
 				pointers = append(pointers, &test.ins[i])
 			}
-			s := newService("x", pointers, nil)
+			s := NewService("x", pointers, nil)
 			if got := s.Spec.Lead.Node + "/" + s.Spec.Lead.ID; got != test.want {
 				t.Errorf("lead %s, want %s", got, test.want)
 			}

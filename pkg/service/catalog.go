@@ -20,6 +20,15 @@ type Catalog struct {
 	Overrides []*Override // sorted by target, those of services that are not there as well
 	Asks      []*Ask      // sorted by id
 	Answers   []*Answer   // sorted by node and ask
+
+	// Departed are the nodes whose keys went since the catalog before, as far as its reader took that,
+	// sorted by name. A node may be back already.
+	Departed []*Departure
+	// Replaced counts how often the registry was found to be another one than before, or what it was
+	// once. What it has not does not count as taken away then, and what it has may be old.
+	Replaced int
+	// Doubts sums up what is listed in doubt. A registry's own catalog has none.
+	Doubts *Doubts
 }
 
 // Service is a name and all that is registered under it. It is never changed.
@@ -69,9 +78,9 @@ func (c *Catalog) WithEmpty(empty []*Service) *Catalog {
 // Emptied is the service without its instances: what is kept of one whose last instance is gone.
 func (s *Service) Emptied() *Service { return &Service{Name: s.Name, Spec: s.Spec} }
 
-// newService groups the instances of one name, which are sorted by key, and what people said of them.
+// NewService groups the instances of one name, which are sorted by key, and what people said of them.
 // It keeps the slices.
-func newService(name string, instances []*Instance, overrides []*Override) *Service {
+func NewService(name string, instances []*Instance, overrides []*Override) *Service {
 	lead := slices.MinFunc(instances, Older)
 	return &Service{
 		Name: name, Instances: instances, Overrides: overrides,
@@ -91,6 +100,9 @@ func Older(a, b *Instance) int {
 	}
 	return cmp.Or(a.Started.Compare(b.Started), compareKeys(a, b))
 }
+
+// CompareKeys orders instances by node and id, as services list them.
+func CompareKeys(a, b *Instance) int { return compareKeys(a, b) }
 
 // sortKey orders instances like compareKeys, as text.
 func (i *Instance) sortKey() string { return i.Node + "\x00" + i.ID }

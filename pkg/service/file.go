@@ -22,7 +22,7 @@ type File struct {
 func (c *Catalog) File() (*File, error) {
 	f := &File{Revision: c.Revision, Items: map[string]json.RawMessage{}}
 	empty := map[string]json.RawMessage{}
-	for _, n := range c.Nodes {
+	for _, n := range slices.Concat(c.Nodes, c.Doubts.absent()) {
 		b, err := n.Encode()
 		if err != nil {
 			return nil, fmt.Errorf("node %s: %w", n.Name, err)
@@ -38,10 +38,11 @@ func (c *Catalog) File() (*File, error) {
 	}
 	for _, s := range c.Services {
 		items := f.Items
-		if len(s.Instances) == 0 {
+		instances, none := s.kept()
+		if none {
 			items = empty
 		}
-		for _, i := range s.kept() {
+		for _, i := range instances {
 			b, err := i.marshal()
 			if err != nil {
 				return nil, err
@@ -59,7 +60,13 @@ func (c *Catalog) File() (*File, error) {
 // services, so that the next catalog costs what changed in it. Its zero value is ready.
 type Encoder struct {
 	prefix string
-	known  map[*Service][]byte
+	known  map[*Service]serviceItems
+}
+
+// serviceItems are the instances of a service as they stand in a File.
+type serviceItems struct {
+	text []byte
+	none bool // among the empty services
 }
 
 // Encode returns the parts of the text, which nobody may change.
@@ -67,9 +74,9 @@ func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
 	if e.prefix != c.Prefix {
 		*e = Encoder{prefix: c.Prefix}
 	}
-	known := make(map[*Service][]byte, len(c.Services))
+	known := make(map[*Service]serviceItems, len(c.Services))
 	var items, empty [][]byte
-	for _, n := range c.Nodes {
+	for _, n := range slices.Concat(c.Nodes, c.Doubts.absent()) {
 		b, err := n.item(c.Prefix)
 		if err != nil {
 			return nil, err
@@ -92,11 +99,11 @@ func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
 			}
 		}
 		switch known[s] = b; {
-		case len(b) == 0:
-		case len(s.Instances) == 0:
-			empty = append(empty, b)
+		case len(b.text) == 0:
+		case b.none:
+			empty = append(empty, b.text)
 		default:
-			items = append(items, b)
+			items = append(items, b.text)
 		}
 	}
 	e.known = known
@@ -125,30 +132,37 @@ func commaed(parts, items [][]byte) [][]byte {
 	return parts
 }
 
-// kept are the instances that stand in a File for a service: its own, or the former one that led it if
-// it is kept without any.
-func (s *Service) kept() []*Instance {
-	if len(s.Instances) == 0 && s.Spec.Lead != nil {
-		return []*Instance{s.Spec.Lead}
+// kept are the instances that stand in a File for a service: its own, but for suspects that get no
+// requests, or the one that leads it if there is no other, as a service that is kept without any.
+func (s *Service) kept() (instances []*Instance, none bool) {
+	instances = s.Instances
+	if slices.ContainsFunc(instances, isOut) {
+		instances = slices.DeleteFunc(slices.Clone(instances), isOut)
 	}
-	return s.Instances
+	if len(instances) == 0 && s.Spec.Lead != nil {
+		return []*Instance{s.Spec.Lead}, true
+	}
+	return instances, len(instances) == 0
 }
 
+func isOut(i *Instance) bool { return i.Doubt != nil && i.Doubt.Out }
+
 // items are the instances of a service as they stand in a File.
-func (s *Service) items(prefix string) ([]byte, error) {
+func (s *Service) items(prefix string) (serviceItems, error) {
 	var all [][]byte
-	for _, i := range s.kept() {
+	instances, none := s.kept()
+	for _, i := range instances {
 		value, err := i.marshal()
 		if err != nil {
-			return nil, err
+			return serviceItems{}, err
 		}
 		item, err := item(i.Key(prefix), value)
 		if err != nil {
-			return nil, err
+			return serviceItems{}, err
 		}
 		all = append(all, item)
 	}
-	return bytes.Join(all, []byte{','}), nil
+	return serviceItems{bytes.Join(all, []byte{','}), none}, nil
 }
 
 // item is the node as it stands in a File.

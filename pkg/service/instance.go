@@ -62,6 +62,12 @@ type Instance struct {
 	// Told is when its owner's engine told it to stop, as far as that is known. It never leaves the
 	// owner's host either.
 	Told time.Time
+
+	// Leased says that the registry takes the key away when whoever wrote it does not renew its lease.
+	// Only a registry's reader knows.
+	Leased bool
+	// Doubt is set of what is listed though the registry does not vouch for it; see [Doubt].
+	Doubt *Doubt
 }
 
 // Endpoint is the address and port at which proxies reach the instance.
@@ -100,6 +106,8 @@ type Node struct {
 	Address string    `json:"address,omitempty"`
 	Version string    `json:"version,omitempty"`
 	Started time.Time `json:"started,omitzero"`
+	Claimed time.Time `json:"claimed,omitzero"`  // when the agent took the name, by its own clock: tells an older value from a newer one
+	Leaving bool      `json:"leaving,omitempty"` // it ends in good order: its key's going is no failure
 }
 
 // Kinds of rejection, for counting.
@@ -112,6 +120,7 @@ const (
 	RejectedFile      = "file"      // a services file, or an entry of one, that breaks a rule
 	HeldByCheck       = "check"     // not rejected for good: its check has not succeeded yet
 	UnhealthyByCheck  = "unhealthy" // not rejected: it is in the registry, and this is why it is unhealthy there
+	HeldInDoubt       = "withheld"  // not rejected for good: the registry was replaced, and may say what was true once
 )
 
 // Rejection names something that is left out, and why. It is what people read when they ask why a

@@ -37,6 +37,7 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 			p.heard()
 		case ready <- newest:
 			ready = nil
+			st.builder.Taken()
 		case <-p.timer.C:
 			err = p.next(stream)
 		case h := <-p.headers:
@@ -84,11 +85,10 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 	st.answered = true
 	for _, e := range resp.Events {
 		st.revision = e.Kv.ModRevision
-		key := string(e.Kv.Key)
 		if e.Type == clientv3.EventTypeDelete {
-			changed = st.builder.Delete(key) || changed
+			changed = st.builder.Drop(string(e.Kv.Key), e.Kv.ModRevision) || changed
 		} else {
-			changed = st.builder.Put(key, e.Kv.Value) || changed
+			changed = st.builder.Take(itemOf(e.Kv)) || changed
 		}
 	}
 	if resp.IsProgressNotify() {

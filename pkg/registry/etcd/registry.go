@@ -75,7 +75,7 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 		prefix: r.Prefix, node: r.Node.Name, exitTTL: r.ExitTTL, complained: map[string]string{},
 	}
 	s.report, s.every = r.Report, cmp.Or(r.Inspect, lookEvery)
-	if s.nodeValue, err = r.nodeValue(); err != nil {
+	if s.nodeValue, s.leaving, err = r.nodeValues(time.Now()); err != nil {
 		return nil, err
 	}
 	if err := s.grant(ctx, r.TTL); err != nil {
@@ -99,13 +99,25 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 	return s, nil
 }
 
-func (r *Registry) nodeValue() (string, error) {
+// nodeValues are what the node's key says while a session that begins now lasts, and after its end.
+func (r *Registry) nodeValues(now time.Time) (present, leaving string, err error) {
 	if !service.ValidName(r.Node.Name) {
-		return "", fmt.Errorf("node name %q is no name (lower-case letters, digits, inner hyphens, at most 63): give another --node", r.Node.Name)
+		return "", "", fmt.Errorf("node name %q is no name (lower-case letters, digits, inner hyphens, at most 63): give another --node", r.Node.Name)
 	}
-	b, err := r.Node.Encode()
+	n := r.Node
+	n.Claimed = now.UTC()
+	if present, err = nodeText(n); err != nil {
+		return "", "", err
+	}
+	n.Leaving = true
+	leaving, err = nodeText(n)
+	return present, leaving, err
+}
+
+func nodeText(n service.Node) (string, error) {
+	b, err := n.Encode()
 	if err != nil {
-		return "", fmt.Errorf("node %s: %w", r.Node.Name, err)
+		return "", fmt.Errorf("node %s: %w", n.Name, err)
 	}
 	return string(b), nil
 }

@@ -21,6 +21,7 @@ type session struct {
 	prefix    string
 	node      string
 	nodeValue string
+	leaving   string // the node's value once it ends in good order
 	exitTTL   time.Duration
 
 	claimed int64            // revision of the node's key while this session owns the node
@@ -191,8 +192,7 @@ func (s *session) read(ctx context.Context, opts ...clientv3.OpOption) (map[stri
 }
 
 // Close implements register.Session. With a parting lease everything registered stays for its
-// time; without one all is deleted: first the instances, while the node's key stands, so that
-// nobody takes it for the loss of a host.
+// time; without one all is deleted. Either way the node's key says in the end that it leaves in good order.
 func (s *session) Close(ctx context.Context) error {
 	s.stop()
 	<-s.ended
@@ -202,12 +202,27 @@ func (s *session) Close(ctx context.Context) error {
 	defer s.end(errors.New("closed"))
 	leave := s.part
 	if s.exitTTL <= 0 {
-		leave = func(ctx context.Context) error { return s.Set(ctx, register.Set{}) }
+		leave = s.deregister
 	}
 	if err := leave(ctx); err != nil {
 		return err // the lease stays: if the session was taken over, its keys are about to be moved
 	}
 	return s.revoke(ctx, s.lease)
+}
+
+// deregister takes everything registered away, and says that the node leaves in good order, so that
+// nobody takes the going of its key for the loss of a host. The node's key comes last, because the guard
+// holds only until it is written.
+func (s *session) deregister(ctx context.Context) error {
+	if err := s.Set(ctx, register.Set{}); err != nil {
+		return err
+	}
+	return s.write(ctx, []clientv3.Op{s.leave(s.lease)}, s.lease)
+}
+
+// leave is the write that says that the node leaves in good order.
+func (s *session) leave(lease clientv3.LeaseID) clientv3.Op {
+	return clientv3.OpPut(service.NodeKey(s.prefix, s.node), s.leaving, clientv3.WithLease(lease))
 }
 
 // part moves all keys from the session's lease to the parting one. The node's key comes last,
@@ -220,7 +235,5 @@ func (s *session) part(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ops := append(s.moves(parting.ID),
-		clientv3.OpPut(service.NodeKey(s.prefix, s.node), s.nodeValue, clientv3.WithLease(parting.ID)))
-	return s.write(ctx, ops, parting.ID)
+	return s.write(ctx, append(s.moves(parting.ID), s.leave(parting.ID)), parting.ID)
 }

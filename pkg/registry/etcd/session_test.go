@@ -153,12 +153,15 @@ func TestDeregistrationLooksExplicit(t *testing.T) {
 	for r := range c.Watch(limited(t), prefix, clientv3.WithPrefix(), clientv3.WithRev(from)) {
 		for _, e := range r.Events {
 			got = append(got, fmt.Sprint(e.Type, " ", string(e.Kv.Key), " ", e.Kv.ModRevision-from))
+			if e.Type == clientv3.EventTypePut && !strings.Contains(string(e.Kv.Value), `"leaving":true`) {
+				t.Errorf("the node's key says %s, want that it leaves", e.Kv.Value)
+			}
 		}
-		if len(got) >= 2 {
+		if len(got) >= 3 {
 			break
 		}
 	}
-	want := []string{"DELETE /sidekick/v1/instances/a/c1.web.80 0", "DELETE /sidekick/v1/nodes/a 1"}
+	want := []string{"DELETE /sidekick/v1/instances/a/c1.web.80 0", "PUT /sidekick/v1/nodes/a 1", "DELETE /sidekick/v1/nodes/a 2"}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("events (-got +want):\n%s", diff)
 	}
@@ -252,9 +255,9 @@ func TestSameSeesEveryField(t *testing.T) {
 		Node: "n", ID: "i", Service: "s", Address: netip.MustParseAddr("10.0.0.1"), Port: 1, State: service.Draining, Weight: 1,
 		Mode: service.TCP, Hosts: []string{"h"}, Path: "/p", Listen: 1, Scope: service.ScopeNode, Container: "c", Name: "n",
 		Zone: "z", Started: time.Unix(1, 0), Options: map[string]string{"o": ""}, Tags: []string{"t"}, Meta: map[string]string{"m": ""},
-		Check: &service.Check{}, Told: time.Unix(2, 0),
+		Check: &service.Check{}, Told: time.Unix(2, 0), Leased: true, Doubt: &service.Doubt{},
 	}
-	ownersOnly := []string{"Check", "Told"} // no value has them
+	notInValues := []string{"Check", "Told", "Leased", "Doubt"}
 	fields := reflect.TypeFor[service.Instance]()
 	for n := range fields.NumField() {
 		var a, b service.Instance
@@ -263,7 +266,7 @@ func TestSameSeesEveryField(t *testing.T) {
 		if reflect.DeepEqual(a, b) {
 			t.Fatalf("field %s is missing in this test", name)
 		}
-		if got, want := same(&a, &b), slices.Contains(ownersOnly, name); got != want {
+		if got, want := same(&a, &b), slices.Contains(notInValues, name); got != want {
 			t.Errorf("instances that differ in %s: same = %v, want %v", name, got, want)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -130,29 +131,25 @@ func (w *Watcher) progressed(st *state) {
 // is equal stays the same in the catalogs that follow, so that even a restored registry only shows
 // its differences.
 func (w *Watcher) list(ctx context.Context, st *state) error {
-	type item struct {
-		key   string
-		value []byte
-	}
-	var items []item
+	var items []service.Item
 	header, err := pages(ctx, w.Client, service.Root(w.Prefix), cmp.Or(w.Page, pageSize), func(kv keyValue) {
-		items = append(items, item{string(kv.Key), kv.Value})
+		items = append(items, itemOf(kv))
 	})
 	if err != nil {
 		return err
 	}
-	if why := st.other(header, st.revision); why != nil {
+	why := st.other(header, st.revision)
+	if why != nil {
 		w.Log.WithError(why).WithFields(logrus.Fields{"revision": header.GetRevision(), "was": st.revision}).Warn("registry was replaced")
 	}
-	st.builder.Replace(func(yield func(string, []byte) bool) {
-		for _, i := range items {
-			if !yield(i.key, i.value) {
-				return
-			}
-		}
-	})
+	st.builder.Relist(slices.Values(items), why != nil)
 	st.revision, st.cluster, st.keys = header.GetRevision(), header.GetClusterId(), len(items)
 	return nil
+}
+
+// itemOf is a key as the builder takes it.
+func itemOf(kv keyValue) service.Item {
+	return service.Item{Key: string(kv.Key), Value: kv.Value, Created: kv.CreateRevision, Modified: kv.ModRevision, Leased: kv.Lease != 0}
 }
 
 // other tells by an answer's header whether it comes from another registry than the known one, or

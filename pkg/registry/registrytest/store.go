@@ -171,7 +171,9 @@ func Diff(c *service.Catalog, want []service.Instance) string {
 	var got []service.Instance
 	for _, s := range c.Services {
 		for _, i := range s.Instances {
-			got = append(got, *i)
+			instance := *i
+			instance.Leased = false // of the registry, not of the instance
+			got = append(got, instance)
 		}
 	}
 	order := func(a, b service.Instance) int { return strings.Compare(a.Key(""), b.Key("")) }
