@@ -107,7 +107,11 @@ func stageWord(s admin.StageStatus) (word, detail string) {
 	case s.Errors == 0:
 		return "waiting", s.Error
 	default:
-		return "FAILING", fmt.Sprintf("%s (failing for %s)", s.Error, round(s.FailedFor))
+		detail = fmt.Sprintf("%s (failing for %s)", s.Error, round(s.FailedFor))
+		if s.Cause != "" {
+			detail = s.Cause + ": " + detail
+		}
+		return "FAILING", detail
 	}
 }
 

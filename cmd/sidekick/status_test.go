@@ -42,6 +42,24 @@ proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers; a reload
 	}
 }
 
+// A stage that fails says for which cause, if that is known.
+func TestStageWord(t *testing.T) {
+	for _, tt := range []struct {
+		stage admin.StageStatus
+		want  string
+	}{
+		{admin.StageStatus{OK: true, AgeSeconds: 1}, "ok: last success 1s ago"},
+		{admin.StageStatus{Error: "has not succeeded yet"}, "waiting: has not succeeded yet"},
+		{admin.StageStatus{Errors: 1, Error: "broken", FailedFor: 2}, "FAILING: broken (failing for 2s)"},
+		{admin.StageStatus{Errors: 1, Error: "write: full", Cause: "no-space", FailedFor: 2}, "FAILING: no-space: write: full (failing for 2s)"},
+	} {
+		word, detail := stageWord(tt.stage)
+		if got := word + ": " + detail; got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
 // What of the registry is left out is logged once, and again when it is something else.
 func TestRejectedIsLogged(t *testing.T) {
 	log, seen := logtest.NewNullLogger()

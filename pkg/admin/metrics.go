@@ -16,7 +16,7 @@ type collector struct {
 
 	stageSuccess, stageErrors         *prometheus.Desc
 	reloads, runtimeCommands          *prometheus.Desc
-	revision, staleness               *prometheus.Desc
+	revision, staleness, problem      *prometheus.Desc
 	differences, inStep               *prometheus.Desc
 	oldWorkers, oldWorkersMemory      *prometheus.Desc
 	serversDown                       *prometheus.Desc
@@ -35,6 +35,7 @@ func newCollector(s *State) *collector {
 		runtimeCommands:  desc("runtime_commands_total", "Commands that HAProxy's runtime API accepted."),
 		revision:         desc("registry_revision", "Revision of the registry that the catalog shows."),
 		staleness:        desc("registry_staleness_seconds", "Time since the registry last confirmed the catalog."),
+		problem:          desc("registry_problem", "1 for each cause for which a stage cannot use the registry at present.", "cause"),
 		differences:      desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
 		oldWorkers:       desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
 		oldWorkersMemory: desc("old_workers_memory_bytes", "What these workers hold for their connections; their configuration comes on top."),
@@ -65,6 +66,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(c.runtimeCommands, float64(status.Proxy.RuntimeCommands))
 	gauge(c.revision, float64(status.Catalog.Revision))
 	gauge(c.staleness, status.Catalog.StalenessSeconds)
+	problems := c.state.problems(status.Stages)
+	for _, cause := range slices.Sorted(maps.Keys(problems)) {
+		gauge(c.problem, problems[cause], cause)
+	}
 	gauge(c.differences, float64(status.Proxy.Differences))
 	gauge(c.oldWorkers, float64(status.Proxy.OldWorkers))
 	gauge(c.oldWorkersMemory, float64(status.Proxy.OldWorkersBytes))
@@ -78,6 +83,22 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, kind := range slices.Sorted(maps.Keys(rejected)) {
 		gauge(c.rejected, float64(rejected[kind]), kind)
 	}
+}
+
+// problems are all causes for which the registry may be out of use, with 1 for those that it is for.
+func (s *State) problems(stages []StageStatus) map[string]float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	problems := map[string]float64{}
+	for _, cause := range s.causes {
+		problems[cause] = 0
+	}
+	for _, stage := range stages {
+		if stage.Cause != "" && !stage.OK {
+			problems[stage.Cause] = 1
+		}
+	}
+	return problems
 }
 
 // counts returns the number of instances by state, and of rejections by kind.

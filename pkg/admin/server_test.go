@@ -229,7 +229,7 @@ func TestStatusFormat(t *testing.T) {
 	at := clock()
 	full := Status{
 		Catalog: CatalogStatus{Saved: &at, CopyError: "x"}, Proxy: Proxy{Version: "x"},
-		Stages: []StageStatus{{LastSuccess: &at, AgeSeconds: 1, Error: "x", FailedFor: 1}},
+		Stages: []StageStatus{{LastSuccess: &at, AgeSeconds: 1, Error: "x", Cause: "x", FailedFor: 1}},
 	}
 	fields := map[string]bool{}
 	for _, status := range []Status{full, testState(t).Status()} {
@@ -263,6 +263,7 @@ func TestMetrics(t *testing.T) {
 	s.SetCatalog(testCatalog(t), true, time.Time{})
 	s.Report(StageWatch)(nil)
 	s.Report(StageRender)(errors.New("broken"))
+	s.SetCauses([]string{"no-quorum", "unreachable"})
 	s.SetRejected("docker")([]service.Rejection{{Kind: "label"}, {Kind: service.HeldByCheck}, {Kind: service.UnhealthyByCheck}})
 	if got := s.Status().Catalog.Rejected; got != 2 {
 		t.Errorf("rejected: got %d in the status, want 2, without what only waits for its check", got)
@@ -276,6 +277,8 @@ func TestMetrics(t *testing.T) {
 		`sidekick_runtime_commands_total 7`,
 		`sidekick_registry_revision 42`,
 		`sidekick_registry_staleness_seconds 0`,
+		`sidekick_registry_problem{cause="no-quorum"} 0`,
+		`sidekick_registry_problem{cause="unreachable"} 0`,
 		`sidekick_proxy_differences 0`,
 		`sidekick_old_workers 1`,
 		`sidekick_servers_down 1`,
@@ -291,6 +294,13 @@ func TestMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(body, "\n"+want+"\n") {
 			t.Errorf("metrics lack %q", want)
+		}
+	}
+	s.Report(StageWatch)(caused{})
+	_, body = get(t, s, "/metrics")
+	for _, want := range []string{`sidekick_registry_problem{cause="no-quorum"} 1`, `sidekick_registry_problem{cause="unreachable"} 0`} {
+		if !strings.Contains(body, "\n"+want+"\n") {
+			t.Errorf("while the watch fails metrics lack %q", want)
 		}
 	}
 }

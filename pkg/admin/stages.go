@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type StageStatus struct {
 	LastSuccess *time.Time `json:"last_success,omitempty"`
 	AgeSeconds  float64    `json:"age_seconds,omitempty"` // since the last success
 	Error       string     `json:"error,omitempty"`       // of the last attempt, if it failed
+	Cause       string     `json:"cause,omitempty"`       // of that error in a word, if it has one
 	FailedFor   float64    `json:"failed_for_seconds,omitempty"`
 	Errors      uint64     `json:"errors"`
 }
@@ -87,7 +89,7 @@ func (s *stages) statuses() []StageStatus {
 		}
 		switch {
 		case state.err != nil:
-			status.Error = state.err.Error()
+			status.Error, status.Cause = state.err.Error(), causeOf(state.err)
 			status.FailedFor = now.Sub(state.failing).Seconds()
 		case state.success.IsZero():
 			status.Error = "has not succeeded yet"
@@ -95,6 +97,15 @@ func (s *stages) statuses() []StageStatus {
 		list = append(list, status)
 	}
 	return list
+}
+
+// causeOf is the word by which an error says why it came about, or "".
+func causeOf(err error) string {
+	var known interface{ Cause() string }
+	if errors.As(err, &known) {
+		return known.Cause()
+	}
+	return ""
 }
 
 func (s *stages) lastSuccess(stage Stage) time.Time {
@@ -107,7 +118,7 @@ func (s *stages) lastSuccess(stage Stage) time.Time {
 }
 
 // collect sends the stages' metrics.
-func (s *stages) collect(out chan<- prometheus.Metric, success, errors *prometheus.Desc) {
+func (s *stages) collect(out chan<- prometheus.Metric, success, failures *prometheus.Desc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, stage := range s.order {
@@ -117,6 +128,6 @@ func (s *stages) collect(out chan<- prometheus.Metric, success, errors *promethe
 			seconds = float64(state.success.UnixMilli()) / 1000
 		}
 		out <- prometheus.MustNewConstMetric(success, prometheus.GaugeValue, seconds, string(stage))
-		out <- prometheus.MustNewConstMetric(errors, prometheus.CounterValue, float64(state.errors), string(stage))
+		out <- prometheus.MustNewConstMetric(failures, prometheus.CounterValue, float64(state.errors), string(stage))
 	}
 }

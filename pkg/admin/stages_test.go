@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -28,10 +29,22 @@ func TestStagesTellWhatTheyDo(t *testing.T) {
 		t.Errorf("while failing (- got, + want):\n%s", diff)
 	}
 
+	clock = clock.Add(time.Second)
+	s.report(StageWatch)(fmt.Errorf("list: %w", caused{}))
+	if got := s.statuses()[0]; got.Cause != "no-quorum" {
+		t.Errorf("got the cause %q of an error that has one", got.Cause)
+	}
+
 	s.report(StageWatch)(nil)
 	recovered := clock
-	want[0] = StageStatus{Stage: StageWatch, OK: true, LastSuccess: &recovered, Errors: 2}
+	want[0] = StageStatus{Stage: StageWatch, OK: true, LastSuccess: &recovered, Errors: 3}
 	if diff := cmp.Diff(s.statuses(), want); diff != "" {
 		t.Errorf("after recovery (- got, + want):\n%s", diff)
 	}
 }
+
+// caused is an error with a cause.
+type caused struct{}
+
+func (caused) Error() string { return "no leader" }
+func (caused) Cause() string { return "no-quorum" }

@@ -67,6 +67,7 @@ type State struct {
 	model    *render.Model
 	inForce  bool // a configuration made from a catalog was confirmed by the proxy
 	rejected map[string][]service.Rejection
+	causes   []string // for which the registry may be out of use
 }
 
 // NewState returns the state of an agent on that node with those stages. The proxy's facts are
@@ -83,6 +84,13 @@ func (s *State) Report(stage Stage) func(error) { return s.stages.report(stage) 
 
 // LastSuccess returns when the stage last succeeded, or the zero time.
 func (s *State) LastSuccess(stage Stage) time.Time { return s.stages.lastSuccess(stage) }
+
+// SetCauses says for which causes the registry may be out of use, so that each is shown when it is none.
+func (s *State) SetCauses(all []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.causes = all
+}
 
 // ReportCopy takes the outcome of writing the catalog to disk, or of reading it; nil is success.
 func (s *State) ReportCopy(err error) {

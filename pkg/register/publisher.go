@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -71,7 +72,7 @@ type publishing struct {
 	written bool // whether want was written in this session
 	session Session
 	failing bool
-	told    bool      // people know why it fails
+	told    []string  // causes of which people know
 	lost    time.Time // when the last session was
 
 	results chan result
@@ -158,7 +159,7 @@ func (l *publishing) took(r result) {
 	l.pause.Reset()
 	l.report(nil)
 	if l.failing {
-		l.failing, l.told = false, false
+		l.failing, l.told = false, nil
 		l.Log.Info("registry is in step again")
 	}
 }
@@ -171,9 +172,9 @@ func (l *publishing) fail(r result) {
 	err := fmt.Errorf("%s: %w", verb, r.err)
 	l.report(err)
 	l.failing = true
-	if !l.told {
-		l.told = true
-		l.Log.WithError(err).Warn("registry cannot be written; trying again")
+	if word := causeWord(err); !slices.Contains(l.told, word) {
+		l.told = append(l.told, word)
+		l.Log.WithError(err).WithField("cause", word).Warn("registry cannot be written; trying again")
 	}
 	l.waiting = true
 	l.retry.Reset(l.pause.NextBackOff())
@@ -193,7 +194,7 @@ func (l *publishing) lose(work context.Context) {
 	defer cancel()
 	_ = l.session.Close(ctx) // nothing of it is left to be kept
 	l.session, l.written = nil, false
-	l.failing, l.told = true, false // so that the return is logged, and why it takes long if it does
+	l.failing, l.told = true, nil // so that the return is logged, and why it takes long if it does
 	l.waiting = time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry)
 	l.lost = time.Now()
 	l.retry.Stop()

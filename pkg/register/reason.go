@@ -47,3 +47,13 @@ func cause(err error, otherwise string) string {
 	}
 	return otherwise
 }
+
+// causeWord is the word by which an error of a registry says why it cannot be used, or "other". One that
+// lasts is logged once, however many attempts fail for it.
+func causeWord(err error) string {
+	var known interface{ Cause() string }
+	if errors.As(err, &known) {
+		return known.Cause()
+	}
+	return "other"
+}
