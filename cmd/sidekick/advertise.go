@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/outbound"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
@@ -13,6 +14,7 @@ import (
 // routes tells which of its addresses this host uses towards others.
 type routes struct {
 	to        func(ctx context.Context, target string) (netip.Addr, error) // HOST:PORT
+	resolver  etcd.Resolver                                                // of domains; nil means the system's
 	byDefault func(ctx context.Context) (netip.Addr, error)
 }
 
@@ -38,7 +40,7 @@ func (s *settings) findAdvertised(ctx context.Context, r routes) (netip.Addr, er
 		return address.Unmap(), err
 	}
 	if s.registry != embeddedURL {
-		endpoints, err := etcd.ParseURL(s.registry)
+		endpoints, err := s.endpoints(ctx, r)
 		if err != nil {
 			return netip.Addr{}, err
 		}
@@ -57,6 +59,24 @@ func (s *settings) findAdvertised(ctx context.Context, r routes) (netip.Addr, er
 		err = fmt.Errorf("the default route's source is %s, which means nothing to other hosts", address)
 	}
 	return address, err
+}
+
+// endpoints are those of the registry; none while a domain's cannot be looked up, for an agent starts without DNS.
+func (s *settings) endpoints(ctx context.Context, r routes) ([]string, error) {
+	const limit = 3 * time.Second
+	endpoints, err := etcd.ParseURL(s.registry)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	found, err := etcd.Lookup(ctx, etcd.Config{
+		Endpoints: endpoints, Resolver: r.resolver, Username: s.registryUser, Files: etcd.Files{CA: s.registryCA, Cert: s.registryCert, Key: s.registryKey},
+	})
+	if err != nil {
+		return nil, nil //nolint:nilerr // who connects to them tells of it, again and again
+	}
+	return found, nil
 }
 
 // reachable tells whether an address can mean the same to other hosts.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -17,7 +18,20 @@ func fakeRoutes(table map[string]string) routes {
 		}
 		return netip.Addr{}, errors.New("no route to " + target)
 	}
-	return routes{to: to, byDefault: func(ctx context.Context) (netip.Addr, error) { return to(ctx, "default") }}
+	return routes{to: to, resolver: fakeRecords{}, byDefault: func(ctx context.Context) (netip.Addr, error) { return to(ctx, "default") }}
+}
+
+// fakeRecords knows the members of example.test, and not even whether there are others.
+type fakeRecords struct{}
+
+func (fakeRecords) LookupSRV(_ context.Context, service, _, name string) (string, []*net.SRV, error) {
+	switch {
+	case name != "example.test.":
+		return "", nil, errors.New("server misbehaving")
+	case service == "etcd-client-ssl":
+		return "", []*net.SRV{{Target: "e2.example.test.", Port: 1}, {Target: "e1.example.test.", Port: 2379}}, nil
+	}
+	return "", nil, &net.DNSError{IsNotFound: true}
 }
 
 // Other hosts are told an address that they reach: never loopback, but where this host is the whole
@@ -38,6 +52,8 @@ func TestAdvertised(t *testing.T) {
 		"the first not on loopback":  {registry: "etcd://127.0.0.1:2379,e2:2379", routes: map[string]string{"127.0.0.1:2379": "127.0.0.1", "e2:2379": "10.0.0.2"}, want: "10.0.0.2"},
 		"the first not of one link":  {registry: "etcds://e1:2379,e2:2379", routes: map[string]string{"e1:2379": "fe80::1", "e2:2379": "fd00::2"}, want: "fd00::2"},
 		"registry on loopback alone": {registry: "etcd://127.0.0.1:2379", routes: map[string]string{"127.0.0.1:2379": "127.0.0.1", "default": "192.0.2.1"}, want: "192.0.2.1"},
+		"towards a domain's members": {registry: "etcd+srv://example.test", routes: map[string]string{"e2.example.test:1": "10.0.0.2", "default": "192.0.2.1"}, want: "10.0.0.2"},
+		"a domain without DNS":       {registry: "etcd+srv://example.com", routes: map[string]string{"default": "192.0.2.1"}, want: "192.0.2.1"},
 		"no route at all":            {registry: "etcd://e1:2379", wantErr: "this host's address for others cannot be found (no route to default); give it with --advertise"},
 		"nothing but loopback": {
 			registry: "etcd://127.0.0.1:2379", routes: map[string]string{"127.0.0.1:2379": "127.0.0.1", "default": "::1"},

@@ -182,7 +182,7 @@ func stopsOf(t *testing.T, number int) (board *etcd.Board, target service.Target
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Stop() })
-	client, err := s.dialRegistry()
+	client, err := s.dialRegistry(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

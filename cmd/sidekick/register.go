@@ -119,7 +119,7 @@ func (d *declaration) said() []string {
 // runRegistered holds the instance until ctx is cancelled or the command has ended. The instance goes
 // first, so that nobody is sent to a process that is told to end.
 func (s *settings) runRegistered(ctx context.Context, out io.Writer, i *service.Instance, command []string) error {
-	client, err := s.dialRegistry()
+	client, err := s.dialRegistry(nil)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/sirupsen/logrus"
@@ -25,13 +22,18 @@ func (s *settings) startEmbedded(ctx context.Context, log logrus.FieldLogger) (*
 }
 
 // dialRegistry returns a client of the registry that the settings name. It does not wait for the
-// registry to answer.
-func (s *settings) dialRegistry() (*clientv3.Client, error) {
+// registry to answer. The log may be nil.
+func (s *settings) dialRegistry(log logrus.FieldLogger) (*clientv3.Client, error) {
 	config, err := s.registryConfig()
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return etcd.Dial(config)
+	config.Log = log
+	client, err := etcd.Dial(config)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return client, nil
 }
 
 func (s *settings) registryConfig() (etcd.Config, error) {
@@ -45,45 +47,17 @@ func (s *settings) registryConfig() (etcd.Config, error) {
 	if err != nil {
 		return etcd.Config{}, fmt.Errorf("--registry: %w", err)
 	}
-	config := etcd.Config{Endpoints: endpoints, Username: s.registryUser}
-	if strings.HasPrefix(endpoints[0], "https:") {
-		if config.TLS, err = s.registryTLS(); err != nil {
-			return etcd.Config{}, err
-		}
-	} else if s.registryCA+s.registryCert+s.registryKey != "" {
+	config := etcd.Config{Endpoints: endpoints, Username: s.registryUser, Files: etcd.Files{
+		CA: s.registryCA, Cert: s.registryCert, Key: s.registryKey, Password: s.registryPasswordFile,
+	}}
+	if plain := strings.HasPrefix(endpoints[0], "http:") || strings.HasPrefix(endpoints[0], "unix:"); plain && s.registryCA+s.registryCert+s.registryKey != "" {
 		return etcd.Config{}, errors.New("--registry-ca, -cert and -key are for TLS: write etcds:// in --registry")
 	}
-	if s.registryPasswordFile != "" {
-		password, err := os.ReadFile(s.registryPasswordFile)
-		if err != nil {
-			return etcd.Config{}, fmt.Errorf("--registry-password-file: %w", err)
-		}
-		config.Password = strings.TrimRight(string(password), "\r\n")
-	}
-	if (config.Username == "") != (config.Password == "") {
+	if (config.Username == "") != (config.Files.Password == "") {
 		return etcd.Config{}, errors.New("--registry-user and --registry-password-file belong together: give both or none")
 	}
-	return config, nil
-}
-
-func (s *settings) registryTLS() (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if s.registryCA != "" {
-		pem, err := os.ReadFile(s.registryCA)
-		if err != nil {
-			return nil, fmt.Errorf("--registry-ca: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--registry-ca: %s holds no certificate in PEM form", s.registryCA)
-		}
-	}
-	if s.registryCert != "" || s.registryKey != "" {
-		pair, err := tls.LoadX509KeyPair(s.registryCert, s.registryKey)
-		if err != nil {
-			return nil, fmt.Errorf("--registry-cert and --registry-key: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
+	if err := config.Files.Check(); err != nil {
+		return etcd.Config{}, err
 	}
 	return config, nil
 }

@@ -108,7 +108,7 @@ func (s *settings) runAgent(stop context.Context) error {
 	if server != nil {
 		defer server.Stop() //nolint:errcheck // the agent ends; etcd has logged what went wrong
 	}
-	if a.client, err = s.dialRegistry(); err != nil {
+	if a.client, err = s.dialRegistry(a.stageLog(admin.StageRegister)); err != nil {
 		return err
 	}
 	defer a.client.Close()
@@ -161,6 +161,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 		stages = stages[:len(stages)-1]
 	}
 	a.state = admin.NewState(s.node, version, stages, a.proxyFacts, time.Now)
+	a.state.SetCauses(etcd.Causes())
 	if a.driver, err = a.newDriver(); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}

@@ -74,7 +74,7 @@ func newSettings() *settings {
 	f := s.all
 	f.StringVar(&s.config, "config", "", "YAML file with these settings, by their flags' names")
 
-	f.StringVar(&s.registry, "registry", "", "where services are registered: `etcd://h1:2379,h2:2379` (etcds:// for TLS), or \"embedded\" for an etcd inside the agent, for one host")
+	f.StringVar(&s.registry, "registry", "", "where services are registered: `etcd://h1:2379,h2:2379` (etcds:// for TLS), etcd+srv://DOMAIN (etcds+srv:// for TLS alone) to look the hosts up in DNS, or \"embedded\" for an etcd inside the agent, for one host")
 	f.StringVar(&s.registryCA, "registry-ca", "", "`file` of the authorities that signed the registry's certificate")
 	f.StringVar(&s.registryCert, "registry-cert", "", "`file` of this host's certificate for the registry")
 	f.StringVar(&s.registryKey, "registry-key", "", "`file` of that certificate's key")

@@ -20,13 +20,14 @@ import (
 //
 // It is safe for concurrent use.
 type authority struct {
-	user, password string
-	client         *clientv3.Client
-	token          atomic.Pointer[string] // nil while there is none
-	asking         chan struct{}          // holds a value while a token is asked for
+	user     string
+	password func() (string, error) // may be another one each time
+	client   *clientv3.Client
+	token    atomic.Pointer[string] // nil while there is none
+	asking   chan struct{}          // holds a value while a token is asked for
 }
 
-func newAuthority(user, password string) *authority {
+func newAuthority(user string, password func() (string, error)) *authority {
 	return &authority{user: user, password: password, asking: make(chan struct{}, 1)}
 }
 
@@ -67,7 +68,7 @@ func (a *authority) current(ctx context.Context) (string, error) {
 	case a.asking <- struct{}{}:
 		defer func() { <-a.asking }()
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return "", status.FromContextError(ctx.Err()).Err()
 	}
 	if t := a.token.Load(); t != nil {
 		return *t, nil
@@ -80,11 +81,17 @@ func (a *authority) current(ctx context.Context) (string, error) {
 	return token, nil
 }
 
+const refused = "the registry refuses the user name or the password"
+
 func (a *authority) authenticate(ctx context.Context) (string, error) {
 	const limit = 5 * time.Second
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, asksForToken{}, true), limit)
 	defer cancel()
-	resp, err := a.client.Authenticate(ctx, a.user, a.password)
+	password, err := a.password()
+	if err != nil {
+		return "", err
+	}
+	resp, err := a.client.Authenticate(ctx, a.user, password)
 	switch {
 	case err == nil:
 		return resp.Token, nil
@@ -92,7 +99,7 @@ func (a *authority) authenticate(ctx context.Context) (string, error) {
 		return "", nil
 	case errors.Is(err, rpctypes.ErrAuthFailed):
 		// As plain text it ends the request. With its own code the request would be repeated at once.
-		return "", errors.New("the registry refuses the user name or the password: see --registry-user and --registry-password-file")
+		return "", errors.New(refused + ": see --registry-user and --registry-password-file")
 	default:
 		return "", status.Errorf(codes.Unavailable, "user %s: %v", a.user, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -137,7 +138,7 @@ func (l *boardLease) keep(ctx context.Context, ttl time.Duration) {
 		}
 		timer.Reset(ttl / 3)
 		if err != nil {
-			timer.Reset(ttl / 30)
+			timer.Reset(ttl/30 + rand.N(ttl/30)) //nolint:gosec // spreads agents, protects nothing
 		}
 	}
 }

@@ -1,133 +1,133 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"path/filepath"
+	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 )
 
-const (
-	defaultPort   = "2379"
-	maxSocketPath = 107 // of a Unix socket, on Linux
-)
-
 // Config says how to reach a cluster.
 type Config struct {
 	Endpoints []string // as ParseURL returns them
-	TLS       *tls.Config
 	Username  string
-	Password  string
+	Files     Files // read when the client is made, and again when they are needed
 	// DialTimeout is how long one attempt to connect to one endpoint may take; 0 means 3 s.
 	DialTimeout time.Duration
+	Resolver    Resolver           // of a domain's records; nil means the system's
+	Log         logrus.FieldLogger // nil means that nothing is logged
 }
 
 // Dial returns a client of the cluster. It waits for nothing and connects in the background, also
 // again and again, so that an agent can start and live while the cluster is away; only a
-// configuration that can never work is an error.
+// configuration that can never work is an error. A domain's records are looked up in the background
+// as well, until the client is closed.
+//
+//nolint:contextcheck,nolintlint // the client has a context of its own; the first takes this for unused where it works
 func Dial(cfg Config) (*clientv3.Client, error) {
-	if cfg.DialTimeout == 0 {
-		cfg.DialTimeout = 3 * time.Second
+	cfg.DialTimeout = cmp.Or(cfg.DialTimeout, 3*time.Second)
+	if cfg.Log == nil {
+		nobody := logrus.New()
+		nobody.SetOutput(io.Discard)
+		cfg.Log = nobody
 	}
-	if (cfg.Username == "") != (cfg.Password == "") {
-		return nil, errors.New("registry: a user name and a password belong together: set both --registry-user and --registry-password-file")
+	l, err := newConnection(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
 	}
-	auth, why := newAuthority(cfg.Username, cfg.Password), &reasons{}
-	c, err := clientv3.New(clientv3.Config{
-		Context:   context.WithValue(context.Background(), reasonsKey{}, why), //nolint:forbidigo // the client's own, until Close
+	c, err := clientv3.New(cfg.client(l))
+	if err != nil {
+		return nil, fmt.Errorf("registry %s: %w", strings.Join(cfg.Endpoints, ","), err)
+	}
+	l.auth.client = c
+	if l.domain != nil {
+		c.SetEndpoints() // none before they are known
+	}
+	c.ActiveConnection().Connect() // endpoints may change from here on
+	if l.domain != nil {
+		go l.domain.follow(c.Ctx(), c)
+	}
+	return c, nil
+}
+
+// connection is what we know of a client beside what the library does. The client's
+// context carries it.
+type connection struct {
+	auth      *authority
+	why       *reasons
+	transport *transport
+	domain    *domain // nil if the endpoints are given
+}
+
+type connectionKey struct{}
+
+// connectionOf returns the connection of a client that Dial made, or nil.
+func connectionOf(c *clientv3.Client) *connection {
+	l, _ := c.Ctx().Value(connectionKey{}).(*connection)
+	return l
+}
+
+func newConnection(cfg Config) (*connection, error) {
+	if len(cfg.Endpoints) == 0 {
+		return nil, errors.New("no endpoint is given")
+	}
+	if (cfg.Username == "") != (cfg.Files.Password == "") {
+		return nil, errors.New("a user name and a password belong together: set both --registry-user and --registry-password-file")
+	}
+	if cfg.Username != "" {
+		if _, err := cfg.Files.password(); err != nil {
+			return nil, err
+		}
+	}
+	wallet, err := openWallet(cfg.Files, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	l := &connection{auth: newAuthority(cfg.Username, cfg.Files.password), why: &reasons{}, transport: newTransport(wallet)}
+	l.transport.secure.Store(strings.HasPrefix(cfg.Endpoints[0], "https:"))
+	l.domain = newDomain(cfg, l.transport)
+	return l, nil
+}
+
+// client is the library's configuration.
+func (cfg Config) client(l *connection) clientv3.Config {
+	options := slices.Concat(l.auth.options(), l.why.options(), []grpc.DialOption{
+		grpc.WithTransportCredentials(l.transport),
+		grpc.WithChainUnaryInterceptor(requireLeader),
+		grpc.WithIdleTimeout(0), // the library changes endpoints without a lock while a connection awakes
+		grpc.WithConnectParams(grpc.ConnectParams{
+			// The default would let a client wait up to two minutes after the cluster is back.
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 700 * time.Millisecond},
+			MinConnectTimeout: cfg.DialTimeout,
+		}),
+	})
+	return clientv3.Config{
+		Context:   context.WithValue(context.Background(), connectionKey{}, l), //nolint:forbidigo // the client's own, until Close
 		Endpoints: cfg.Endpoints,
-		TLS:       cfg.TLS,
 		Logger:    zap.NewNop(), // what goes wrong comes back as errors
 		// Servers refuse clients that ping more often than every 5 s.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 		PermitWithoutStream:  false, // servers by default close connections that do
-		DialOptions: append(append(auth.options(), why.options()...), grpc.WithConnectParams(grpc.ConnectParams{
-			// The default would let a client wait up to two minutes after the cluster is back.
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 700 * time.Millisecond},
-			MinConnectTimeout: cfg.DialTimeout,
-		})),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("registry %s: %w", strings.Join(cfg.Endpoints, ","), err)
-	}
-	auth.client = c
-	return c, nil
-}
-
-// ParseURL takes a registry's URL apart into the endpoints for Config: etcd://HOST[:PORT],… without
-// encryption, etcds://HOST[:PORT],… with TLS, unix://PATH for an etcd on this host's socket.
-func ParseURL(raw string) ([]string, error) {
-	scheme, rest, ok := strings.Cut(raw, "://")
-	if !ok {
-		return nil, fmt.Errorf("registry %q has no scheme: write etcd://HOST:2379, etcds://HOST:2379 for TLS, or unix:///PATH", raw)
-	}
-	switch scheme {
-	case "etcd":
-		return endpoints(raw, "http", rest)
-	case "etcds":
-		return endpoints(raw, "https", rest)
-	case "unix":
-		return socket(raw, rest)
-	default:
-		return nil, fmt.Errorf("registry %q: scheme %q is unknown: use etcd, etcds or unix", raw, scheme)
+		// Members without a leader answer at once, and are not to be asked at full speed.
+		BackoffWaitBetween:    200 * time.Millisecond,
+		BackoffJitterFraction: 0.5,
+		DialOptions:           options,
 	}
 }
 
-func socket(raw, path string) ([]string, error) {
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("registry %q: the socket's path must begin with a slash: write unix:///PATH", raw)
-	}
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("registry %q: the socket's path has %d bytes, more than the %d that the system allows", raw, len(path), maxSocketPath)
-	}
-	return []string{"unix://" + path}, nil
-}
-
-func endpoints(raw, scheme, list string) ([]string, error) {
-	list = strings.TrimSuffix(list, "/")
-	if strings.Contains(list, "@") {
-		// The text may hold a password: it is not repeated.
-		return nil, errors.New("registry: user names do not go into the URL: use --registry-user and --registry-password-file")
-	}
-	if strings.ContainsAny(list, "/?#") {
-		return nil, fmt.Errorf("registry %q has a path: give it as --prefix", raw)
-	}
-	var all []string
-	for host := range strings.SplitSeq(list, ",") {
-		hostport, err := withPort(strings.TrimSpace(host))
-		if err != nil {
-			return nil, fmt.Errorf("registry %q: %w", raw, err)
-		}
-		all = append(all, scheme+"://"+hostport)
-	}
-	return all, nil
-}
-
-// withPort adds the default port to a host that has none.
-func withPort(host string) (string, error) {
-	if host == "" {
-		return "", errors.New("an endpoint is empty: write HOST:PORT,HOST:PORT")
-	}
-	if strings.Count(host, ":") == 0 || strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		host += ":" + defaultPort
-	}
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		return "", fmt.Errorf("endpoint %q is not HOST:PORT (an IPv6 address goes into brackets)", host)
-	}
-	n, err := net.LookupPort("tcp", port) //nolint:noctx // a number, or a name from a table of this host
-	if name == "" || err != nil || n == 0 {
-		return "", fmt.Errorf("endpoint %q is not HOST:PORT with a port from 1 to 65535", host)
-	}
-	return host, nil
+// requireLeader lets a member without a leader say so, instead of holding a request back until its
+// time is over: the library then asks another one.
+func requireLeader(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(clientv3.WithRequireLeader(ctx), method, req, reply, cc, opts...)
 }

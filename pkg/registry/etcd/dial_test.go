@@ -18,6 +18,12 @@ func TestParseURL(t *testing.T) {
 		{in: "etcd://h1:1,h2/", want: []string{"http://h1:1", "http://h2:2379"}},
 		{in: "etcds://[2001:db8::1],[::1]:5", want: []string{"https://[2001:db8::1]:2379", "https://[::1]:5"}},
 		{in: "unix:///run/etcd.sock", want: []string{"unix:///run/etcd.sock"}},
+		{in: "etcd+srv://example.com/", want: []string{"etcd+srv://example.com"}},
+		{in: "etcds+srv://example.com.", want: []string{"etcds+srv://example.com"}},
+		{in: "etcd+srv://", err: "give one domain"},
+		{in: "etcd+srv://a,b", err: "give one domain"},
+		{in: "etcd+srv://example.com:2379", err: "give one domain"},
+		{in: "etcd+srv://user:pw@example.com", err: "--registry-user"},
 		{in: "h1:2379", err: "no scheme"},
 		{in: "consul://h1", err: `"consul" is unknown`},
 		{in: "etcd://", err: "empty"},
@@ -47,7 +53,7 @@ func TestParseURL(t *testing.T) {
 }
 
 func TestParseAnyURL(t *testing.T) {
-	part := rapid.SampledFrom([]string{"etcd", "etcds", "unix", "://", "h1", ":1", ",", "/", "[", "]", "::1", "@", "?", "#", " ", "é", "99999"})
+	part := rapid.SampledFrom([]string{"etcd", "etcds", "+srv", "unix", "://", "h1", ":1", ",", "/", "[", "]", "::1", "@", "?", "#", " ", "é", "99999"})
 	rapid.Check(t, func(t *rapid.T) {
 		in := strings.Join(rapid.SliceOf(part).Draw(t, "parts"), "")
 		got, err := ParseURL(in)
@@ -58,7 +64,7 @@ func TestParseAnyURL(t *testing.T) {
 }
 
 func TestDialRefusesHalfAUser(t *testing.T) {
-	for _, cfg := range []Config{{Endpoints: []string{"http://127.0.0.1:1"}, Username: "u"}, {Endpoints: []string{"http://127.0.0.1:1"}, Password: "p"}, {}} {
+	for _, cfg := range []Config{{Endpoints: []string{"http://127.0.0.1:1"}, Username: "u"}, {Endpoints: []string{"http://127.0.0.1:1"}, Files: Files{Password: "p"}}, {}} {
 		if c, err := Dial(cfg); err == nil {
 			c.Close()
 			t.Errorf("Dial(%+v) succeeded", cfg)

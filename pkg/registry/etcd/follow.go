@@ -77,7 +77,7 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 		return false, errors.New("the watch ended")
 	}
 	if err := resp.Err(); err != nil {
-		return false, fmt.Errorf("watch %s: %w", w.Prefix, err)
+		return false, fmt.Errorf("watch %s: %w", w.Prefix, explained(w.Client, err))
 	}
 	if err := st.other(resp.Header, st.revision); err != nil {
 		return false, err

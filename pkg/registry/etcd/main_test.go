@@ -20,7 +20,12 @@ import (
 
 const prefix = "/sidekick"
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The members of a cluster leave idle connections to each other behind; the code under test uses no
+// package net/http.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*conn).serve"), goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"))
+}
 
 func quiet() logrus.FieldLogger {
 	log := logrus.New()

@@ -13,19 +13,27 @@ import (
 
 // link is a way to a server that can be cut, or frozen so that nobody is told.
 type link struct {
-	target string
-	path   string
-	mu     sync.Mutex
-	thawed *sync.Cond
-	frozen bool
-	ln     net.Listener
-	conns  []net.Conn
-	wg     sync.WaitGroup
+	network string
+	target  string
+	path    string
+	name    string // by which clients call it, if that is another than its path
+	mu      sync.Mutex
+	thawed  *sync.Cond
+	frozen  bool
+	ln      net.Listener
+	conns   []net.Conn
+	wg      sync.WaitGroup
 }
 
 func newLink(t *testing.T, s *server) *link {
 	t.Helper()
-	l := &link{target: filepath.Join(s.dir, "etcd.sock"), path: filepath.Join(s.dir, "link.sock")}
+	return linkTo(t, "unix", filepath.Join(s.dir, "etcd.sock"), filepath.Join(s.dir, "link.sock"))
+}
+
+// linkTo makes a way to target that begins at path.
+func linkTo(t *testing.T, network, target, path string) *link {
+	t.Helper()
+	l := &link{network: network, target: target, path: path}
 	l.thawed = sync.NewCond(&l.mu)
 	l.mend(t)
 	t.Cleanup(func() { l.freeze(false); l.cut(); l.wg.Wait() })
@@ -34,12 +42,7 @@ func newLink(t *testing.T, s *server) *link {
 
 func (l *link) dial(t *testing.T) *clientv3.Client {
 	t.Helper()
-	c, err := Dial(Config{Endpoints: []string{"unix://" + l.path}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	return dialed(t, Config{Endpoints: []string{"unix://" + l.path}})
 }
 
 // cut ends all connections and takes no new ones.
@@ -60,13 +63,16 @@ func (l *link) cut() {
 func (l *link) mend(t *testing.T) {
 	t.Helper()
 	os.Remove(l.path)
-	ln, err := net.Listen("unix", l.path)
+	ln, err := net.Listen(l.network, l.path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.mu.Lock()
 	l.ln = ln
 	l.mu.Unlock()
+	if l.network == "tcp" {
+		l.path = ln.Addr().String() // once it has one
+	}
 	l.wg.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -79,7 +85,7 @@ func (l *link) mend(t *testing.T) {
 }
 
 func (l *link) join(c net.Conn) {
-	s, err := net.Dial("unix", l.target)
+	s, err := net.Dial(l.network, l.target)
 	if err != nil {
 		c.Close()
 		return

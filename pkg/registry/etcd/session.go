@@ -118,10 +118,27 @@ func (s *session) write(ctx context.Context, ops []clientv3.Op, lease clientv3.L
 	const most = 128 // in one transaction, as servers are set up by default
 	for chunk := range slices.Chunk(ops, most) {
 		if err := s.writeChunk(ctx, chunk, lease); err != nil {
-			return err
+			return s.writeLess(ctx, chunk, lease, err)
 		}
 	}
 	return nil
+}
+
+// writeLess takes away what is gone, after a write was refused for want of space: that much a cluster
+// that is full still does, and nobody is sent to what is not there.
+func (s *session) writeLess(ctx context.Context, refused []clientv3.Op, lease clientv3.LeaseID, why error) error {
+	less := slices.DeleteFunc(slices.Clone(refused), func(op clientv3.Op) bool { return !op.IsDelete() })
+	var p *Problem
+	if !errors.As(why, &p) || p.Is != NoSpace || len(less) == 0 || len(less) == len(refused) {
+		return why
+	}
+	if err := s.list(ctx); err != nil {
+		return errors.Join(why, err)
+	}
+	if err := s.writeChunk(ctx, less, lease); err != nil {
+		return err
+	}
+	return why
 }
 
 func (s *session) writeChunk(ctx context.Context, ops []clientv3.Op, lease clientv3.LeaseID) error {

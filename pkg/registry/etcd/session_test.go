@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/sidekick-proxy/sidekick/pkg/registry/registrytest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -186,7 +189,12 @@ func TestOpenGivesUnusedLeaseBack(t *testing.T) {
 // password protects the server, and returns a client of a user that may only use the prefix.
 func password(t *testing.T, srv *server) *clientv3.Client {
 	t.Helper()
-	admin := srv.dial(t)
+	protect(t, srv.dial(t))
+	return srv.dialAs(t, "agent", "word")
+}
+
+func protect(t *testing.T, admin *clientv3.Client) {
+	t.Helper()
 	ctx := limited(t)
 	_, err1 := admin.RoleAdd(ctx, "root")
 	_, err2 := admin.UserAdd(ctx, "root", "secret")
@@ -199,17 +207,25 @@ func password(t *testing.T, srv *server) *clientv3.Client {
 	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7, err8); err != nil {
 		t.Fatal(err)
 	}
-	return srv.dialAs(t, "agent", "word")
 }
 
 func (s *server) dialAs(t *testing.T, user, password string) *clientv3.Client {
 	t.Helper()
-	c, err := Dial(Config{Endpoints: []string{"unix://" + s.dir + "/etcd.sock"}, Username: user, Password: password})
+	c, err := Dial(Config{Endpoints: []string{"unix://" + s.dir + "/etcd.sock"}, Username: user, Files: Files{Password: secretFile(t, password)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func secretFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestExpiredTokenIsReplaced(t *testing.T) { // P3, F3
@@ -228,6 +244,40 @@ func TestExpiredTokenIsReplaced(t *testing.T) { // P3, F3
 	feed.Until(t, web1, web2)
 }
 
+// TestTokensRunOut: tokens that live shorter than the time between two requests are no failure.
+func TestTokensRunOut(t *testing.T) { // P3, F3
+	t.Parallel()
+	member := newCluster(t, 1, func(c *embed.Config) { c.AuthTokenTTL = 1 })[0]
+	protect(t, dialed(t, Config{Endpoints: endpointsOf(member)}))
+	c := dialed(t, Config{Endpoints: endpointsOf(member), Username: "agent", Files: Files{Password: secretFile(t, "word")}})
+	var renewals, failures atomic.Int64
+	r := newRegistry(c, registrytest.Node("a", "agent-a"))
+	r.Report = func(err error) {
+		if renewals.Add(1); err != nil {
+			failures.Add(1)
+		}
+	}
+	s := openSession(t, r)
+	w := newWatcher(c)
+	w.Progress = 3 * time.Second
+	feed := registrytest.Watch(t, w)
+	for n := range 3 {
+		web := registrytest.Instance("a", "web", n)
+		registrytest.Set(t, s, web)
+		feed.Until(t, web)
+		last := renewals.Load()
+		eventually(t, "the lease is renewed", func() error {
+			if renewals.Load() == last {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	if n := failures.Load(); n > 0 {
+		t.Errorf("%d renewals failed, want none", n)
+	}
+}
+
 func TestWrongPasswordIsASentence(t *testing.T) {
 	srv := newServer(t)
 	password(t, srv)
@@ -238,7 +288,7 @@ func TestWrongPasswordIsASentence(t *testing.T) {
 }
 
 func TestOpenWithoutARegistryFailsInTime(t *testing.T) {
-	c, err := Dial(Config{Endpoints: []string{"unix:///nowhere/etcd.sock"}, Username: "u", Password: "p"})
+	c, err := Dial(Config{Endpoints: []string{"unix:///nowhere/etcd.sock"}, Username: "u", Files: Files{Password: secretFile(t, "p")}})
 	if err != nil {
 		t.Fatalf("Dial waited for the registry: %v", err)
 	}

@@ -53,6 +53,7 @@ type state struct {
 	tries    int       // counts watches, so that each gets a stream of its own
 	answered bool      // the present watch has answered
 	failing  bool      // the last thing that was told is a failure
+	logged   []Cause   // of failures since it was well
 	back     chan bool // see reconnects
 }
 
@@ -102,13 +103,18 @@ func pause(ctx context.Context, d time.Duration, back <-chan bool) {
 	}
 }
 
-// failed tells of a failure, and logs it if things were well before.
+// failed tells of a failure, and logs it if things were well before, or were bad for other causes.
 func (w *Watcher) failed(st *state, err error) {
 	if w.Report != nil {
 		w.Report(err)
 	}
-	if !st.failing {
-		w.Log.WithError(err).WithField("revision", st.revision).Warn("registry cannot be followed")
+	cause := Other
+	if known, ok := errors.AsType[*Problem](err); ok {
+		cause = known.Is
+	}
+	if !slices.Contains(st.logged, cause) {
+		st.logged = append(st.logged, cause)
+		w.Log.WithError(err).WithFields(logrus.Fields{"revision": st.revision, "cause": cause}).Warn("registry cannot be followed")
 	}
 	st.failing = true
 }
@@ -124,7 +130,7 @@ func (w *Watcher) progressed(st *state) {
 	if st.failing {
 		w.Log.WithField("revision", st.revision).Info("registry is followed again")
 	}
-	st.failing = false
+	st.failing, st.logged = false, nil
 }
 
 // list makes the builder hold what the registry holds. Nothing is changed unless all was read. What
