@@ -121,6 +121,9 @@ func (s *settings) runAgent(stop context.Context) error {
 	if listener != nil {
 		group.Go(func() error { return admin.Serve(life, listener, a.state) })
 	}
+	if s.registryInFile {
+		group.Go(func() error { return a.followEndpoints(life) })
+	}
 	a.serve(life, group)
 	group.Go(func() error { defer end(); return a.register(stop, life, group) })
 	if err := group.Wait(); !errors.Is(err, context.Canceled) {

@@ -45,6 +45,7 @@ type settings struct {
 	registryKey          string
 	registryUser         string
 	registryPasswordFile string
+	registryInFile       bool // the configuration file gives it, so its hosts may change there
 	prefix               string
 	ttl, exitTTL         time.Duration
 
@@ -237,6 +238,7 @@ func (s *settings) loadFile() error {
 			errs = append(errs, fmt.Errorf("%s: %w", source, err))
 			continue
 		}
+		s.registryInFile = s.registryInFile || key == "registry" && !s.all.Lookup(key).Changed
 		errs = append(errs, s.assign(key, text, source))
 	}
 	return errors.Join(errs...)
