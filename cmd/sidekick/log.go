@@ -16,12 +16,24 @@ func (s *settings) newLogger(w io.Writer) *logrus.Logger {
 		level = logrus.InfoLevel // validate has refused anything else
 	}
 	log.SetLevel(level)
-	if s.logFormat == "text" || s.logFormat == "auto" && isTerminal(w) {
+	if s.logFormatFor(w) == "text" {
 		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: "15:04:05.000", PadLevelText: true})
 	} else {
 		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: "2006-01-02T15:04:05.000Z07:00"})
 	}
 	return log
+}
+
+// logFormatFor is the format for w, which "auto" leaves open.
+func (s *settings) logFormatFor(w io.Writer) string {
+	switch {
+	case s.logFormat != "auto":
+		return s.logFormat
+	case isTerminal(w):
+		return "text"
+	default:
+		return "json"
+	}
 }
 
 // isTerminal tells whether w is a character device, as a terminal is.

@@ -43,7 +43,9 @@ func run() int {
 		return 0
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintln(os.Stderr, "sidekick:", line)
+		if line = strings.TrimRight(line, " "); line != "" {
+			fmt.Fprintln(os.Stderr, "sidekick:", line)
+		}
 	}
 	if exit := (exitError{}); errors.As(err, &exit) {
 		return exit.code
@@ -72,7 +74,7 @@ func newCommand() *cobra.Command {
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), servicesCommand(), renderCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
+	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), embeddedCommand(), servicesCommand(), renderCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
 	root.AddCommand(overrideCommands()...)
 	root.AddCommand(stopCommand())
 	return root

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -13,13 +14,29 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 )
 
-// startEmbedded starts the registry inside the agent, or returns nil if the settings name another.
-func (s *settings) startEmbedded(ctx context.Context, log logrus.FieldLogger) (*embedded.Server, error) {
+// embeddedProcess is the command that serves as the agent's etcd.
+const embeddedProcess = "embedded-etcd"
+
+// startEmbedded starts the registry that the agent brings along, or returns nil if the settings name
+// another.
+func (s *settings) startEmbedded(ctx context.Context, log logrus.FieldLogger) (*embedded.Keeper, error) {
 	if s.registry != embeddedURL {
 		return nil, nil //nolint:nilnil // none is what was asked for
 	}
-	return embedded.Start(ctx, embedded.Config{Dir: s.stateDir, Log: log})
+	keeper := &embedded.Keeper{
+		Command: []string{
+			"/proc/self/exe", embeddedProcess, "--state-dir", s.stateDir,
+			"--log-level", s.logLevel, "--log-format", s.logFormatFor(os.Stderr),
+		},
+		Name: os.Args[0], Dir: s.stateDir, Log: log, Stderr: os.Stderr, Patience: 5 * time.Second,
+	}
+	if err := keeper.Start(ctx); err != nil {
+		return nil, errors.Join(err, keeper.Stop())
+	}
+	return keeper, nil
 }
+
+func (s *settings) embeddedSocket() string { return s.stateDir + "/etcd.sock" }
 
 // dialRegistry returns a client of the registry that the settings name. It does not wait for the
 // registry to answer. The log may be nil.
@@ -41,7 +58,7 @@ func (s *settings) registryConfig() (etcd.Config, error) {
 		return etcd.Config{}, errors.New(`--registry is missing: give your etcd, as in etcd://h1:2379,h2:2379, or "embedded" for a single host`)
 	}
 	if s.registry == embeddedURL {
-		return etcd.Config{Endpoints: []string{"unix://" + s.stateDir + "/etcd.sock"}}, nil
+		return etcd.Config{Endpoints: []string{"unix://" + s.embeddedSocket()}}, nil
 	}
 	endpoints, err := etcd.ParseURL(s.registry)
 	if err != nil {

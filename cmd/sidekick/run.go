@@ -101,7 +101,7 @@ func (s *settings) runAgent(stop context.Context) error {
 	if err != nil {
 		return err
 	}
-	server, err := s.startEmbedded(life, a.stageLog(admin.StageRegister))
+	server, err := s.startEmbedded(stop, a.stageLog(admin.StageRegister))
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (s *settings) runAgent(stop context.Context) error {
 	a.announce()
 	group, life := errgroup.WithContext(life)
 	if server != nil {
-		group.Go(func() error { return server.Wait(life) })
+		group.Go(func() error { return server.Run(life) })
 	}
 	if listener != nil {
 		group.Go(func() error { return admin.Serve(life, listener, a.state) })

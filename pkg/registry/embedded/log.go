@@ -15,28 +15,31 @@ import (
 type core struct {
 	log    logrus.FieldLogger
 	silent *atomic.Bool
+	death  *death
 }
 
 func newCore(log logrus.FieldLogger) *core {
-	return &core{log: log, silent: &atomic.Bool{}}
+	return &core{log: log, silent: &atomic.Bool{}, death: &death{done: make(chan struct{})}}
 }
 
-func (c *core) logger() *zap.Logger { return zap.New(c) }
+// logger returns a logger that does not end the process, as the server would have it at what it cannot
+// mend.
+func (c *core) logger() *zap.Logger {
+	return zap.New(c, zap.WithFatalHook(c.death), zap.WithPanicHook(c.death))
+}
 
 // silence makes it drop everything from now on.
 func (c *core) silence() { c.silent.Store(true) }
 
 // Enabled implements zapcore.Core.
 func (c *core) Enabled(level zapcore.Level) bool {
-	return c.log != nil && level >= zapcore.WarnLevel && !c.silent.Load()
+	// What is worse than an error ends the server, and is told by whoever finds that it has ended.
+	return level >= zapcore.WarnLevel && level <= zapcore.ErrorLevel && !c.silent.Load()
 }
 
 // With implements zapcore.Core.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
-	if c.log == nil {
-		return c
-	}
-	return &core{log: c.log.WithFields(toFields(fields)), silent: c.silent}
+	return &core{log: c.log.WithFields(toFields(fields)), silent: c.silent, death: c.death}
 }
 
 // Check implements zapcore.Core.

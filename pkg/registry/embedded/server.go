@@ -1,14 +1,16 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -21,6 +23,21 @@ import (
 // maxSocketPath is the longest path that a Unix socket can have on Linux.
 const maxSocketPath = 107
 
+// What bounds the use of the disk; a single host's registrations are a few MiB at most.
+const (
+	// quota is the size of the database from which writes are refused; see mendQuota.
+	quota = 512 << 20
+	// wasteAtStart is the free space in the database, in MiB, from which a start makes the file small. In
+	// between free space is used again, which is all that churn needs.
+	wasteAtStart = 32
+	// snapshotEvery is after how many writes the log of writes can be dropped. A start goes through what
+	// is left of it, and the server turns requests away, its own too, while that is more than 5,000.
+	// Nobody has to catch up from it, so keepEntries is next to nothing.
+	snapshotEvery, keepEntries = 4000, 100
+	// oldFiles is how many files of the log, and of its snapshots, are kept beside those in use.
+	oldFiles = 1
+)
+
 // Config says where a server keeps its data and where it listens.
 type Config struct {
 	// Dir is the state directory. The data goes to "etcd" in it, and "etcd.sock" is the Unix socket
@@ -29,63 +46,82 @@ type Config struct {
 	// ListenClient holds more addresses for clients, HOST:PORT each. They are neither encrypted nor
 	// authenticated.
 	ListenClient []string
-	Log          logrus.FieldLogger
+	// Patience is how long to wait for another server that holds Dir to end.
+	Patience time.Duration
+	// Quota is the size of the database in bytes from which it takes no writes until it is compacted; 0
+	// is the default.
+	Quota int64
+	Log   logrus.FieldLogger
 }
+
+// data is where all is that an etcd keeps below a state directory.
+func data(stateDir string) string { return filepath.Join(stateDir, "etcd") }
+
+func socket(stateDir string) string { return filepath.Join(stateDir, "etcd.sock") }
 
 // Server is a running etcd. Its owner calls Stop.
 type Server struct {
 	etcd    *embed.Etcd
+	dir     string
 	socket  string
+	quota   int64
 	lock    *os.File
 	log     *core
 	streams context.CancelFunc
+	mending sync.WaitGroup
 }
 
 // Start starts a server and returns it once it serves. One that holds the same directory already,
-// also in another process, makes it fail.
+// also in another process, makes it fail. A [Refused] is for somebody to mend. After other errors than
+// those of a directory in use the process should end: what the server holds is not free for another try.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	lock, err := hold(filepath.Join(cfg.Dir, "etcd"))
+	dir := data(cfg.Dir)
+	if cfg.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		cfg.Log = silent
+	}
+	lock, err := hold(ctx, dir, cfg.Patience)
 	if err != nil {
 		return nil, err
 	}
 	// The streams' context has to outlive ctx: Stop ends them.
 	streams, end := context.WithCancel(context.WithoutCancel(ctx))
-	s := &Server{socket: filepath.Join(cfg.Dir, "etcd.sock"), lock: lock, log: newCore(cfg.Log), streams: end}
+	s := &Server{
+		dir: dir, socket: socket(cfg.Dir), quota: cmp.Or(cfg.Quota, quota),
+		lock: lock, log: newCore(cfg.Log), streams: end,
+	}
 	ec, err := s.config(streams, cfg)
 	if err != nil {
-		return nil, errors.Join(err, s.release())
+		return nil, errors.Join(Refused{err}, s.release())
 	}
-	if s.etcd, err = embed.StartEtcd(ec); err != nil {
-		return nil, errors.Join(fmt.Errorf("start the embedded etcd in %s: %w", cfg.Dir, err), s.release())
+	if err := s.launch(ec); err != nil {
+		return nil, errors.Join(err, s.release())
 	}
 	if err := s.ready(ctx); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
+	s.mending.Go(func() { s.mendQuota(streams) })
 	return s, nil
 }
 
-// hold makes the data directory and takes its lock.
-func hold(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("data of the embedded etcd: %w; give a writable directory with --state-dir", err)
+// launch starts the server's goroutines.
+func (s *Server) launch(ec *embed.Config) error {
+	started := make(chan error, 1)
+	go func() {
+		var err error
+		s.etcd, err = embed.StartEtcd(ec)
+		started <- err
+	}()
+	select {
+	case err := <-started:
+		if err != nil {
+			return explainStart(s.dir, err)
+		}
+		return nil
+	case <-s.log.death.done:
+		return explain(s.dir, s.log.death.err, true)
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("data of the embedded etcd: %w; give a writable directory with --state-dir", err)
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = lock.Close() // nothing was written to it
-		return nil, lockError(dir, err)
-	}
-	return lock, nil
-}
-
-// lockError says why a directory's lock could not be taken.
-func lockError(dir string, err error) error {
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return fmt.Errorf("an embedded etcd runs in %s already: stop that one or give this one its own --state-dir", dir)
-	}
-	return fmt.Errorf("data of the embedded etcd in %s cannot be locked: %w; give a directory on a file system that has locks with --state-dir", dir, err)
 }
 
 // config is the server's whole configuration. As its only member it may have quick elections: they
@@ -94,7 +130,7 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 	// The peer socket is never used, but must be somewhere. It is in the directory that only we
 	// can enter. The server listens on the host part of its URL: a path would be ignored, and the
 	// socket become a random abstract one, open to every user.
-	peer := filepath.Join(cfg.Dir, "etcd", "peer.sock")
+	peer := filepath.Join(s.dir, "peer.sock")
 	for _, path := range []string{s.socket, peer} {
 		if len(path) > maxSocketPath {
 			return nil, fmt.Errorf("socket %s: its path has %d bytes, more than the %d that the system allows: give a shorter --state-dir", path, len(path), maxSocketPath)
@@ -102,7 +138,7 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 	}
 	c := embed.NewConfig()
 	c.Name = "sidekick"
-	c.Dir = filepath.Join(cfg.Dir, "etcd", "data")
+	c.Dir = filepath.Join(s.dir, "data")
 	c.ListenPeerUrls = []url.URL{{Scheme: "unix", Host: peer}}
 	c.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Host: "sidekick"}}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
@@ -115,6 +151,9 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 		c.ListenClientUrls = append(c.ListenClientUrls, url.URL{Scheme: "http", Host: addr})
 	}
 	c.TickMs, c.ElectionMs = 50, 250
+	c.QuotaBackendBytes, c.BootstrapDefragThresholdMegabytes = s.quota, wasteAtStart
+	c.SnapshotCount, c.SnapshotCatchUpEntries = snapshotEvery, keepEntries
+	c.MaxSnapFiles, c.MaxWalFiles = oldFiles, oldFiles
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "5m"
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(s.log.logger())
 	c.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endWith(streams))}
@@ -123,15 +162,17 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 
 // ready waits until the server answers clients.
 func (s *Server) ready(ctx context.Context) error {
-	const limit = time.Minute
+	const limit = 30 * time.Second
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case <-s.etcd.Server.ReadyNotify():
 	case err := <-s.etcd.Err():
 		return fmt.Errorf("start the embedded etcd: %w", err)
+	case <-s.log.death.done:
+		return explain(s.dir, s.log.death.err, true)
 	case <-timer.C:
-		return fmt.Errorf("the embedded etcd was not ready within %v: is the disk slow or full?", limit)
+		return fmt.Errorf("the embedded etcd in %s was not ready within %v: is the disk slow? If not, its log was cut off: %s", s.dir, limit, afresh)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -150,6 +191,8 @@ func (s *Server) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.log.death.done:
+		return explain(s.dir, s.log.death.err, false)
 	case <-s.etcd.Server.StopNotify():
 		return errors.New("the embedded etcd stopped by itself: see its messages above")
 	case err, ok := <-s.etcd.Err():
@@ -161,12 +204,26 @@ func (s *Server) Wait(ctx context.Context) error {
 }
 
 // Stop ends the server, all its goroutines and its clients' connections. It returns when the data
-// is on disk and the directory is free for another.
+// is on disk and the directory is free for another. Of a server that has died it only lets the
+// directory go.
 func (s *Server) Stop() error {
 	s.log.silence() // closing listeners is reported as errors
 	s.streams()
-	s.etcd.Close()
-	return s.release()
+	if s.log.death.came() {
+		return s.release()
+	}
+	s.mending.Wait()
+	closed := make(chan struct{})
+	go func() {
+		s.etcd.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		return s.release()
+	case <-s.log.death.done: // while it wrote its last
+		return errors.Join(explain(s.dir, s.log.death.err, false), s.release())
+	}
 }
 
 func (s *Server) release() error {

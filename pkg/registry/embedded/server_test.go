@@ -18,7 +18,18 @@ import (
 	"go.uber.org/zap"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// serveIn is the variable that makes the test binary the process of a server in that directory.
+const serveIn = "EMBEDDED_TEST_SERVE_IN"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(serveIn); dir != "" {
+		if err := Serve(context.Background(), Config{Dir: dir, Log: logrus.New()}, os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // shortDir is a directory whose path leaves room for a socket's name.
 func shortDir(t *testing.T) string {
@@ -111,6 +122,38 @@ func TestSecondServerIsRefused(t *testing.T) {
 	if want := "already: stop that one"; !strings.Contains(err.Error(), want) {
 		t.Errorf("got error %q, want one with %q", err, want)
 	}
+}
+
+// TestDataOfAnotherEtcdIsRefused: another make of etcd knows nothing of our lock, but locks its database.
+func TestDataOfAnotherEtcdIsRefused(t *testing.T) {
+	cfg := Config{Dir: shortDir(t)}
+	stop(t, start(t, cfg))
+	db, err := os.Open(database(data(cfg.Dir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := syscall.Flock(int(db.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Start(t.Context(), cfg)
+	if err == nil {
+		stop(t, s)
+	}
+	if want := "another etcd works on " + db.Name(); err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, new(Refused)) {
+		t.Fatalf("got %v, want a refusal with %q", err, want)
+	}
+	db.Close()
+	stop(t, start(t, cfg))
+}
+
+// TestStartWaitsForOneThatEnds: as when an agent is started at once after another was killed.
+func TestStartWaitsForOneThatEnds(t *testing.T) {
+	cfg := Config{Dir: shortDir(t)}
+	first := start(t, cfg)
+	time.AfterFunc(100*time.Millisecond, func() { first.Stop() })
+	cfg.Patience = 30 * time.Second
+	stop(t, start(t, cfg))
 }
 
 func TestStartRefusesWithAReason(t *testing.T) {
