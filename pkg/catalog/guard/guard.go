@@ -86,7 +86,8 @@ func (g *Guard) Take(c *service.Catalog, at time.Time) *service.Catalog {
 }
 
 // Start is Take for the first catalog, given what was in force before: nodes that it has not any more have
-// departed.
+// departed. This host's own has not gone for good, whatever its key said: its agent is here again, and is
+// about to write it, perhaps to another registry than before.
 func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog {
 	g.last = c
 	if g.Keep <= 0 || before == nil {
@@ -103,6 +104,11 @@ func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog
 	var departed []*service.Departure
 	for _, n := range before.Nodes {
 		if nodes[n.Name] == nil {
+			if n.Name == g.Node {
+				own := *n
+				own.Leaving = false
+				n = &own
+			}
 			departed = append(departed, &service.Departure{Node: n, Instances: with[n.Name]})
 		}
 	}

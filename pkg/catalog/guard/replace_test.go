@@ -251,3 +251,22 @@ func TestColdStart(t *testing.T) {
 		t.Errorf("got %q, want the measure", got)
 	}
 }
+
+// TestColdStartAtAnotherRegistry: an agent that ended in good order and was pointed at an empty registry
+// serves what it has until it has written it there.
+func TestColdStartAtAnotherRegistry(t *testing.T) {
+	before := newWorld(t)
+	before.has("me", "b")
+	for _, n := range []string{"me", "b"} {
+		before.mark(service.Node{Name: n, Agent: n, Leaving: true})
+	}
+	before.take()
+	w := newWorld(t)
+	w.now = w.g.Start(before.now, w.b.Catalog(w.rev), w.at)
+	w.want("me/1? me/2?") // b has left for good
+	w.claim("me")
+	w.put("me", 1)
+	w.want("me/1 me/2?")
+	w.pass(quiet)
+	w.want("me/1")
+}
