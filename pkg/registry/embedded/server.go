@@ -140,7 +140,9 @@ func (s *Server) config(streams context.Context, cfg Config) (*embed.Config, err
 	c.Name = "sidekick"
 	c.Dir = filepath.Join(s.dir, "data")
 	c.ListenPeerUrls = []url.URL{{Scheme: "unix", Host: peer}}
-	c.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Host: "sidekick"}}
+	// Nobody calls it, but the member's id is made of it. With etcd's own default, a snapshot can be
+	// restored by `etcdctl snapshot restore` as it is.
+	c.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:2380"}}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	client := url.URL{Scheme: "unix", Path: s.socket}
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
