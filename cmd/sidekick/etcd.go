@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sidekick-proxy/sidekick/internal/statedir"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
 )
@@ -86,7 +85,7 @@ var errSaid = errors.New("")
 
 func (s *settings) runEtcd(ctx context.Context, listen string) error {
 	log := s.newLogger(os.Stderr)
-	dir, err := statedir.Wait(ctx, s.stateDir, handover)
+	dir, err := s.holdStateDir(ctx)
 	if err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := statedir.Wait(ctx, s.stateDir, handover)
+	dir, err := s.holdStateDir(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +169,13 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return a, nil
+}
+
+// holdStateDir takes the state directory. One that is held is waited for: its holder may just be ending.
+func (s *settings) holdStateDir(ctx context.Context) (*statedir.Dir, error) {
+	return statedir.Wait(ctx, s.stateDir, handover, func(why error) {
+		s.newLogger(os.Stderr).WithError(why).WithField("at most", handover.String()).Warn("waiting for the state directory")
+	})
 }
 
 func (s *settings) listenAdmin(ctx context.Context) (net.Listener, error) {

@@ -44,16 +44,19 @@ func Open(path string) (*Dir, error) {
 var ErrInUse = errors.New("in use by another sidekick")
 
 // Wait is Open for a directory whose holder may just be ending, as when an agent is restarted: it
-// goes on trying for as long as patience lasts.
-func Wait(ctx context.Context, path string, patience time.Duration) (*Dir, error) {
+// goes on trying for as long as patience lasts. busy is called if it has to wait.
+func Wait(ctx context.Context, path string, patience time.Duration, busy func(why error)) (*Dir, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for waits := false; ; waits = true {
 		dir, err := Open(path)
 		if !errors.Is(err, ErrInUse) {
 			return dir, err
+		}
+		if !waits {
+			busy(err)
 		}
 		select {
 		case <-tick.C:

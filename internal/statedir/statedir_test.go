@@ -60,12 +60,16 @@ func TestWaitForTheHolderToEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Wait(t.Context(), path, time.Millisecond); !errors.Is(err, ErrInUse) {
+	var told []error
+	if _, err := Wait(t.Context(), path, 200*time.Millisecond, func(why error) { told = append(told, why) }); !errors.Is(err, ErrInUse) {
 		t.Errorf("while it is held: %v, want %v", err, ErrInUse)
+	}
+	if len(told) != 1 || !errors.Is(told[0], ErrInUse) {
+		t.Errorf("told %v while it waited, want once that it is in use", told)
 	}
 	got := make(chan error)
 	go func() {
-		d, err := Wait(t.Context(), path, time.Minute)
+		d, err := Wait(t.Context(), path, time.Minute, func(error) {})
 		if err == nil {
 			err = d.Close()
 		}
