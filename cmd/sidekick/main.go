@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Exit codes, as documented in the README.
@@ -70,14 +71,30 @@ func newCommand() *cobra.Command {
 		Args:          noArguments,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), embeddedCommand(), servicesCommand(), renderCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
 	root.AddCommand(overrideCommands()...)
 	root.AddCommand(stopCommand())
 	return root
+}
+
+// flagError is for a flag that is not known, or not so.
+func flagError(cmd *cobra.Command, err error) error {
+	hint := ""
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() == "" {
+		hint = closest("--"+unknown.GetSpecifiedName(), dashed(flagNames(cmd.Flags())))
+	}
+	return usageError{fmt.Errorf("%w%s; see %s --help", err, hint, cmd.CommandPath())}
+}
+
+// dashed are names of flags as they are typed.
+func dashed(names []string) []string {
+	typed := make([]string, 0, len(names))
+	for _, name := range names {
+		typed = append(typed, "--"+name)
+	}
+	return typed
 }
 
 // noArguments refuses arguments by name; an unknown command arrives here as one.

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -169,7 +171,7 @@ func (s *settings) loadEnvironment(environ []string) error {
 		}
 		name, known := names[variable]
 		if !known {
-			errs = append(errs, fmt.Errorf("environment variable %s: there is no such setting%s", variable, s.closest(variable, names)))
+			errs = append(errs, fmt.Errorf("environment variable %s: there is no such setting%s", variable, unlike(variable, names)))
 			continue
 		}
 		errs = append(errs, s.assign(name, text, "environment variable "+variable))
@@ -177,22 +179,34 @@ func (s *settings) loadEnvironment(environ []string) error {
 	return errors.Join(errs...)
 }
 
-// closest proposes the known variable that begins most like the unknown one.
-func (s *settings) closest(unknown string, names map[string]string) string {
-	best, most := "", len(envPrefix)
-	for name := range names {
-		n := 0
-		for n < min(len(name), len(unknown)) && name[n] == unknown[n] {
-			n++
-		}
-		if n > most || n == most && best != "" && name < best {
-			best, most = name, n
+// closest proposes the known name that the unknown one was probably meant to be. What they have in common
+// at their beginnings, such as "registry", says little: only a few letters may differ.
+func closest(unknown string, names []string) string {
+	best, least := "", 1+max(2, len(unknown)/6)
+	for _, name := range names {
+		if n := service.Distance(unknown, name); n < least || n == least && best != "" && name < best {
+			best, least = name, n
 		}
 	}
 	if best == "" {
-		return "; remove it"
+		return ""
 	}
 	return "; did you mean " + best + "?"
+}
+
+// unlike is the proposal for a variable that is like none.
+func unlike(variable string, names map[string]string) string {
+	return cmp.Or(closest(variable, slices.Sorted(maps.Keys(names))), "; remove it")
+}
+
+// flagNames are the names of all flags that people are told of.
+func flagNames(set *pflag.FlagSet) (names []string) {
+	set.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return names
 }
 
 // assign sets a setting that nothing stronger has set.
@@ -219,7 +233,7 @@ func (s *settings) loadFile() error {
 	}
 	values := map[string]any{}
 	if err := yaml.Unmarshal(text, &values); err != nil {
-		return fmt.Errorf("--config %s: not YAML: %w", s.config, err)
+		return fmt.Errorf("--config %s: not YAML: %s", s.config, strings.TrimSpace(err.Error()))
 	}
 	keys := make([]string, 0, len(values))
 	for key := range values {
@@ -230,7 +244,7 @@ func (s *settings) loadFile() error {
 	for _, key := range keys {
 		source := fmt.Sprintf("%s: %s", s.config, key)
 		if s.all.Lookup(key) == nil || key == "config" {
-			errs = append(errs, fmt.Errorf("%s: there is no such setting", source))
+			errs = append(errs, fmt.Errorf("%s: there is no such setting%s", source, closest(key, flagNames(s.all))))
 			continue
 		}
 		text, err := scalar(values[key])
