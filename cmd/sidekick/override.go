@@ -147,7 +147,7 @@ func (o *override) read(cmd *cobra.Command, args []string) error {
 
 func (o *override) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
-	client, err := o.dialRegistry(nil)
+	client, err := o.openRegistry(ctx)
 	if err != nil {
 		return err
 	}

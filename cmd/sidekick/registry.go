@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -37,6 +40,22 @@ func (s *settings) startEmbedded(ctx context.Context, log logrus.FieldLogger) (*
 }
 
 func (s *settings) embeddedSocket() string { return s.stateDir + "/etcd.sock" }
+
+// openRegistry is dialRegistry for commands beside the agent, which can do nothing with a registry that only
+// the agent could start.
+func (s *settings) openRegistry(ctx context.Context) (*clientv3.Client, error) {
+	if s.registry == embeddedURL {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", s.embeddedSocket())
+		switch {
+		case errors.Is(err, syscall.EACCES):
+			return nil, fmt.Errorf("--registry embedded: %w: run this as root or as the agent's user", err)
+		case err != nil:
+			return nil, fmt.Errorf("--registry embedded: %w: the agent brings this registry along, so `sidekick run` has to be up with this --state-dir", err)
+		}
+		conn.Close()
+	}
+	return s.dialRegistry(nil)
+}
 
 // dialRegistry returns a client of the registry that the settings name. It does not wait for the
 // registry to answer. The log may be nil.

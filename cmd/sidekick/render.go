@@ -138,7 +138,7 @@ func (s *settings) readCatalog(ctx context.Context, direct bool) (*service.Catal
 
 // readRegistry lists the registry once.
 func (s *settings) readRegistry(ctx context.Context) (*service.Catalog, error) {
-	client, err := s.dialRegistry(nil)
+	client, err := s.openRegistry(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (s *stopping) run(cmd *cobra.Command, names []string) error {
 		return err
 	}
 	var err error
-	if s.client, err = s.dialRegistry(nil); err != nil {
+	if s.client, err = s.openRegistry(ctx); err != nil {
 		return err
 	}
 	defer s.client.Close()
