@@ -53,6 +53,29 @@ func TestGoneIsTold(t *testing.T) {
 	})
 }
 
+// TestAwaitedIsTold: an agent that was started without its HAProxy says so in a moment, names the sockets, and
+// calls it an error when that has had its time.
+func TestAwaitedIsTold(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		b := external(t.T, t.Bin)
+		log := b.logged()
+		b.run(t)
+		b.send(t, b.text("", "s1 "+haproxytest.Server(t, "one")))
+		haproxytest.Until(t, "it to be waited for", func() bool { return count(log, logrus.InfoLevel, "waiting for haproxy") == 1 })
+		if n := count(log, logrus.ErrorLevel, "haproxy is not there"); n > 0 {
+			t.Error("it was called an error before it could have been started")
+		}
+		why, _ := log.AllEntries()[0].Data[logrus.ErrorKey].(error)
+		if why == nil || !strings.Contains(why.Error(), b.cfg.RuntimeSocket) || !strings.Contains(why.Error(), "start it") {
+			t.Errorf("got %v, want the socket and the mend", why)
+		}
+		haproxytest.Until(t, "it to be called an error", func() bool { return count(log, logrus.ErrorLevel, "haproxy is not there") == 1 })
+		b.start(t)
+		b.untilInStep(t)
+		haproxytest.Until(t, "the end to be told", func() bool { return count(log, logrus.InfoLevel, "as wanted again") == 1 })
+	})
+}
+
 // TestSocketsAreRemoved: a HAProxy that serves on without its sockets is named, and the command that is
 // told ends it, so that the next one does not share its ports.
 func TestSocketsAreRemoved(t *testing.T) {

@@ -245,6 +245,7 @@ type trouble int
 
 const (
 	noTrouble trouble = iota
+	isAwaited         // it may be about to start
 	isBehind          // the last good configuration serves
 	isGone            // nothing serves
 )
@@ -259,13 +260,24 @@ func (l *loop) failed(ctx context.Context, err error) {
 	l.backoff = min(2*l.backoff, retryMax)
 	l.retryAt = time.Now().Add(pause)
 	if l.starting(err) {
+		l.tellAwaited(err, silent && silence.gone && !silence.child)
 		return
 	}
 	l.failures++
-	if !refused && l.failures < 5 {
+	never := silent && silence.gone && l.logged == isAwaited // and it had its time
+	if !refused && !never && l.failures < 5 {
 		return
 	}
 	l.tell(err, silent && silence.gone)
+}
+
+// tellAwaited says for what HAProxy is waited, that somebody else should have started by now.
+func (l *loop) tellAwaited(err error, elsewhere bool) {
+	const moment = time.Second
+	if elsewhere && l.logged < isAwaited && l.silentFor(moment) {
+		l.logged = isAwaited
+		l.cfg.Log.WithError(err).Info("waiting for haproxy")
+	}
 }
 
 // tell logs a failure, unless that or worse is logged already. Nothing serves where HAProxy is gone: an error.
