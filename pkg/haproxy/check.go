@@ -89,7 +89,7 @@ func check(ctx context.Context, bin, path, live string) error {
 	if len(alerts) == 0 {
 		alerts = []string{strings.TrimSpace(out.String()), err.Error()}
 	}
-	words := strings.Join(alerts, "; ")
+	words := strings.Join(once(alerts), "; ")
 	words = strings.ReplaceAll(words, path, live)
 	return &Refused{Stage: StageCheck, Words: strings.ReplaceAll(words, filepath.Dir(path), filepath.Dir(live))}
 }
@@ -125,6 +125,33 @@ func alertsOf(out string) []string {
 		return summaries
 	}
 	return found
+}
+
+// placeInAlert is what differs between alerts of one fault that a template has put into many sections: the line, and
+// what HAProxy calls the section or the server there.
+var placeInAlert = regexp.MustCompile(`:\d+\]|'(?:server|proxy|backend|frontend|listen) [^']*'`)
+
+// once names each fault at its first place, with the number of the others.
+func once(alerts []string) (faults []string) {
+	at, more := map[string]int{}, []int{}
+	for _, alert := range alerts {
+		fault := placeInAlert.ReplaceAllString(alert, "")
+		if n, known := at[fault]; known {
+			more[n]++
+			continue
+		}
+		at[fault] = len(faults)
+		faults, more = append(faults, alert), append(more, 0)
+	}
+	for n, others := range more {
+		switch {
+		case others == 1:
+			faults[n] += " (and at one more place)"
+		case others > 1:
+			faults[n] += fmt.Sprintf(" (and at %d more places)", others)
+		}
+	}
+	return faults
 }
 
 // isSummary tells alerts that only say that there were others.

@@ -1,9 +1,15 @@
 package haproxy
 
 import (
+	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 )
 
 // TestChecksCPU: what a check costs is what it takes of a processor, not how long it waits for one.
@@ -22,4 +28,27 @@ func TestChecksCPU(t *testing.T) {
 	if busy, _ := spent("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"); busy < 2*waiting {
 		t.Errorf("busy: got %v, want much more than the %v of waiting", busy, waiting)
 	}
+}
+
+// TestOneFaultIsToldOnce: what a template puts into every backend is one fault.
+func TestOneFaultIsToldOnce(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		text := "defaults\n mode http\n timeout connect 1s\n timeout client 1s\n timeout server 1s\n"
+		for _, name := range []string{"a", "b", "c"} {
+			text += "backend " + name + "\n nonsense\n server " + name + "1 127.0.0.1:1 folly\n"
+		}
+		path := filepath.Join(t.TempDir(), "haproxy.cfg")
+		if err := os.WriteFile(path, []byte(text+" other nonsense\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused, ok := errors.AsType[*Refused](check(t.Context(), t.Bin, path, path))
+		if !ok {
+			t.Fatal("it was not refused")
+		}
+		for words, want := range map[string]int{"keyword 'nonsense'": 1, "folly": 1, "keyword 'other'": 1, ".cfg:7]": 1, "(and at 2 more places)": 2} {
+			if got := strings.Count(refused.Words, words); got != want {
+				t.Errorf("%q is told %d times, want %d: %s", words, got, want, refused.Words)
+			}
+		}
+	})
 }
