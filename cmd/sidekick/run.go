@@ -206,6 +206,7 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 			Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister),
 		},
 		Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister), Linger: linger,
+		Unwritten: a.state.SetRejected("publisher"),
 	}
 	var parts []register.Part
 	if a.docker != off {

@@ -101,31 +101,45 @@ func (s *State) problems(stages []StageStatus) map[string]float64 {
 	return problems
 }
 
+// has tells whether the catalog lists what could not be written now: it was, before.
+func has(catalog *service.Catalog, r service.Rejection) bool {
+	if catalog == nil {
+		return false
+	}
+	group := catalog.Service(r.Service)
+	return group != nil && slices.ContainsFunc(group.Instances, func(i *service.Instance) bool { return i.ID == r.ID && i.Node == r.Node })
+}
+
 // counts returns the number of instances by state, and of rejections by kind.
 func (s *State) counts() (states, rejected map[string]int) {
 	catalog, _, local := s.view()
-	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0, stateSuspect: 0}
+	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0, stateWaiting: 0, stateSuspect: 0}
 	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0}
-	for _, r := range local {
-		if r.Kind == service.HeldByCheck {
+	all := local
+	if catalog != nil {
+		all = slices.Concat(local, catalog.Rejected)
+		countInstances(catalog, states)
+	}
+	for _, r := range all {
+		switch r.Kind {
+		case service.HeldByCheck:
 			states[stateStarting]++
-			continue
-		}
-		if r.Kind == service.UnhealthyByCheck {
-			continue // the catalog has it
-		}
-		rejected[r.Kind]++
-	}
-	if catalog == nil {
-		return states, rejected
-	}
-	for _, r := range catalog.Rejected {
-		if r.Kind == service.HeldInDoubt {
+		case service.HeldInDoubt:
 			states[stateSuspect]++
-		} else {
+		case service.Unwritten:
+			if !has(catalog, r) {
+				states[stateWaiting]++
+			}
+		case service.UnhealthyByCheck: // the catalog has it
+		default:
 			rejected[r.Kind]++
 		}
 	}
+	return states, rejected
+}
+
+// countInstances adds a catalog's instances to the numbers by state.
+func countInstances(catalog *service.Catalog, states map[string]int) {
 	for _, group := range catalog.Services {
 		for _, i := range group.Instances {
 			if i.Doubt != nil {
@@ -135,5 +149,4 @@ func (s *State) counts() (states, rejected map[string]int) {
 			}
 		}
 	}
-	return states, rejected
 }

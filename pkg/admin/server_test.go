@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,39 @@ func TestServicesFormat(t *testing.T) {
 	}
 	if slow := got[1]["instances"].([]any)[0].(map[string]any); slow["state"] != "starting" {
 		t.Errorf("the instance that does not answer yet is listed as %v", slow)
+	}
+}
+
+// What the registry does not take is listed with the cause, unless the catalog has it from before.
+func TestUnwrittenIsListed(t *testing.T) {
+	s := testState(t)
+	catalog := testCatalog(t)
+	s.SetCatalog(catalog, true, time.Time{})
+	s.SetModel(render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil))
+	services := func() (list []Service) {
+		_, body := get(t, s, "/api/v1/services")
+		if err := json.Unmarshal([]byte(body), &list); err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	before := services()
+	const why = "not written to the registry yet: no route"
+	s.SetRejected("publisher")([]service.Rejection{
+		{Kind: service.Unwritten, Service: "web", Node: "host1", ID: "c1.web.80", Reason: why},
+		{Kind: service.Unwritten, Service: "new", Node: "host1", ID: "c7.new.80", Reason: why},
+	})
+	got := services()
+	at := slices.IndexFunc(got, func(s Service) bool { return s.Name == "new" })
+	if at < 0 || got[at].Instances[0].State != "waiting" || got[at].Instances[0].Why != why || got[at].Instances[0].Routed {
+		t.Fatalf("got %+v, want the new one to wait", got)
+	}
+	if diff := cmp.Diff(slices.Delete(got, at, at+1), before); diff != "" {
+		t.Errorf("the one that was written before is listed again (- got, + want):\n%s", diff)
+	}
+	_, metrics := get(t, s, "/metrics")
+	if want := `sidekick_instances{state="waiting"} 1`; !strings.Contains(metrics, want) {
+		t.Errorf("the metrics lack %s", want)
 	}
 }
 

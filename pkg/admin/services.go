@@ -13,6 +13,7 @@ import (
 const (
 	stateStarting = "starting" // has not passed its check yet
 	stateRejected = "rejected" // breaks a rule
+	stateWaiting  = "waiting"  // for the registry to take it
 )
 
 // stateSuspect is that of an instance which the registry does not vouch for at present.
@@ -121,8 +122,14 @@ func addRejected(list []Service, r service.Rejection) []Service {
 	if r.Kind == service.HeldByCheck {
 		state = stateStarting
 	}
-	if r.Kind == service.UnhealthyByCheck {
+	switch r.Kind {
+	case service.UnhealthyByCheck:
 		return explainUnhealthy(list, r)
+	case service.Unwritten:
+		if listed(list, r) { // from the time when it was written, and served since
+			return list
+		}
+		state = stateWaiting
 	}
 	instance := Instance{ID: cmp.Or(r.ID, r.Name), Node: r.Node, State: state, Why: r.Reason}
 	if r.Kind == service.HeldInDoubt {
@@ -135,6 +142,16 @@ func addRejected(list []Service, r service.Rejection) []Service {
 		}
 	}
 	return append(list, Service{Name: name, Hosts: []string{}, Instances: []Instance{instance}})
+}
+
+// listed tells whether the catalog has the instance.
+func listed(list []Service, r service.Rejection) bool {
+	for _, s := range list {
+		if s.Name == r.Service {
+			return slices.ContainsFunc(s.Instances, func(i Instance) bool { return i.ID == r.ID && i.Node == r.Node })
+		}
+	}
+	return false
 }
 
 // explainUnhealthy says of an instance of this host why it is unhealthy, which the registry does not.

@@ -33,12 +33,13 @@ func TestChecksCPU(t *testing.T) {
 // TestOneFaultIsToldOnce: what a template puts into every backend is one fault.
 func TestOneFaultIsToldOnce(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
-		text := "defaults\n mode http\n timeout connect 1s\n timeout client 1s\n timeout server 1s\n"
-		for _, name := range []string{"a", "b", "c"} {
-			text += "backend " + name + "\n nonsense\n server " + name + "1 127.0.0.1:1 folly\n"
+		const head = "defaults\n mode http\n timeout connect 1s\n timeout client 1s\n timeout server 1s\n"
+		section := func(name string) string {
+			return "backend " + name + "\n nonsense\n server " + name + "1 127.0.0.1:1 folly\n"
 		}
+		text := head + section("a") + section("b") + section("c") + " other nonsense\n"
 		path := filepath.Join(t.TempDir(), "haproxy.cfg")
-		if err := os.WriteFile(path, []byte(text+" other nonsense\n"), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		refused, ok := errors.AsType[*Refused](check(t.Context(), t.Bin, path, path))

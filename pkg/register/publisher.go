@@ -9,6 +9,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // The bounds of the Publisher's pauses when its fields leave them open.
@@ -24,6 +26,9 @@ type Publisher struct {
 	Log      logrus.FieldLogger
 	// Report is told of each success (nil) and failure. It may be nil.
 	Report func(error)
+	// Unwritten is given the complete set of what is to be in the registry and was not written there, with
+	// the reason, each time it changes: nothing once all is. It may be nil.
+	Unwritten func([]service.Rejection)
 	// MinRetry and MaxRetry bound the jittered pauses between attempts that fail.
 	MinRetry, MaxRetry time.Duration
 	// Linger is how long Run goes on publishing sets after its ctx was cancelled, so that the
@@ -75,6 +80,10 @@ type publishing struct {
 	told    []string  // causes of which people know
 	lost    time.Time // when the last session was
 
+	cause      error           // of failing
+	writing    Set             // what the operation under way writes
+	inRegistry map[string]bool // ids that were written in this session
+
 	results chan result
 	busy    bool
 	cancel  context.CancelFunc // of the operation under way
@@ -109,6 +118,7 @@ func (l *publishing) loop(ctx, work context.Context, in <-chan Set) {
 				continue
 			}
 			l.want, l.known, l.written = set, true, false
+			l.tellUnwritten()
 		case r := <-l.results:
 			l.took(r)
 		case <-lost:
@@ -140,6 +150,7 @@ func (l *publishing) next(work context.Context) {
 	}
 	l.written = true // unless it fails, or a newer set comes
 	session, want := l.session, l.want
+	l.writing = want
 	go func() { l.results <- result{err: session.Set(ctx, want)} }()
 }
 
@@ -158,10 +169,34 @@ func (l *publishing) took(r result) {
 	}
 	l.pause.Reset()
 	l.report(nil)
-	if l.failing {
-		l.failing, l.told = false, nil
-		l.Log.Info("registry is in step again")
+	l.inRegistry = map[string]bool{}
+	for _, i := range l.writing.Instances {
+		l.inRegistry[i.ID] = true
 	}
+	if l.failing {
+		l.failing, l.told, l.cause = false, nil, nil
+		l.Log.Info("registry is in step again")
+		if l.Unwritten != nil {
+			l.Unwritten(nil)
+		}
+	}
+}
+
+// tellUnwritten says what the registry does not have while it takes nothing.
+func (l *publishing) tellUnwritten() {
+	if l.Unwritten == nil || l.cause == nil {
+		return
+	}
+	var list []service.Rejection
+	for _, i := range l.want.Instances {
+		if !l.inRegistry[i.ID] {
+			list = append(list, service.Rejection{
+				Kind: service.Unwritten, Service: i.Service, Node: i.Node, ID: i.ID, Name: i.Name,
+				Reason: fmt.Sprintf("not written to the registry yet: %v", l.cause),
+			})
+		}
+	}
+	l.Unwritten(list)
 }
 
 func (l *publishing) fail(r result) {
@@ -171,7 +206,8 @@ func (l *publishing) fail(r result) {
 	}
 	err := fmt.Errorf("%s: %w", verb, r.err)
 	l.report(err)
-	l.failing = true
+	l.failing, l.cause = true, err
+	l.tellUnwritten()
 	if word := causeWord(err); !slices.Contains(l.told, word) {
 		l.told = append(l.told, word)
 		l.Log.WithError(err).WithField("cause", word).Warn("registry cannot be written; trying again")
@@ -193,7 +229,7 @@ func (l *publishing) lose(work context.Context) {
 	ctx, cancel := context.WithTimeout(work, orDefault(l.CloseTimeout, DefaultCloseTimeout))
 	defer cancel()
 	_ = l.session.Close(ctx) // nothing of it is left to be kept
-	l.session, l.written = nil, false
+	l.session, l.written, l.inRegistry = nil, false, nil
 	l.failing, l.told = true, nil // so that the return is logged, and why it takes long if it does
 	l.waiting = time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry)
 	l.lost = time.Now()

@@ -353,3 +353,40 @@ func TestPublisherReports(t *testing.T) {
 		}
 	})
 }
+
+// TestPublisherSaysWhatIsNotWritten: what waits for a registry that was never reached, and what came while one
+// that was takes nothing.
+func TestPublisherSaysWhatIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		m := &memory{openErrs: 3}
+		in, end := publish(t, &Publisher{Registry: m, MinRetry: time.Second, MaxRetry: time.Second, Unwritten: func(list []service.Rejection) {
+			var ids []string
+			for _, r := range list {
+				if r.Kind != service.Unwritten || !strings.HasPrefix(r.Reason, "not written to the registry yet: ") {
+					t.Errorf("got %+v", r)
+				}
+				ids = append(ids, r.ID)
+			}
+			if now := strings.Join(ids, ","); len(got) == 0 || got[len(got)-1] != now {
+				got = append(got, now)
+			}
+		}})
+		synctest.Wait()
+		in <- Set{Instances: instances("a")}
+		synctest.Wait()
+		in <- Set{Instances: instances("a", "b")}
+		time.Sleep(time.Minute)
+		m.mu.Lock()
+		m.setErrs = 1
+		m.mu.Unlock()
+		in <- Set{Instances: instances("a", "b", "c")}
+		time.Sleep(time.Minute)
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if got, want := strings.Join(got, "; "), "; a; a,b; ; c; "; got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	})
+}

@@ -120,6 +120,7 @@ const (
 	RejectedFile      = "file"      // a services file, or an entry of one, that breaks a rule
 	HeldByCheck       = "check"     // not rejected for good: its check has not succeeded yet
 	UnhealthyByCheck  = "unhealthy" // not rejected: it is in the registry, and this is why it is unhealthy there
+	Unwritten         = "unwritten" // not rejected: it is to be in the registry, which does not take it at present
 	HeldInDoubt       = "withheld"  // not rejected for good: the registry was replaced, and may say what was true once
 )
 
