@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -62,6 +63,20 @@ type Options struct {
 	Workers int           // workers for each kind, 1 if zero
 	Pause   time.Duration // between two requests of one worker, 2 ms if zero
 	Timeout time.Duration // for one request with its answer, 10 s if zero
+
+	// Dial connects to the target, as [net.Dialer.DialContext] does, whose place it takes; for clients
+	// that are elsewhere, as on a test host.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Failed is told of each failed request, by the worker that sent it; several may tell at once.
+	Failed func(Failure)
+}
+
+// Failure is one failed request.
+type Failure struct {
+	Kind         Kind
+	Reason       string // one of those in [Report.Reasons]
+	Detail       string // for people
+	Began, Ended time.Time
 }
 
 func (o Options) withDefaults() Options {
@@ -82,6 +97,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{Timeout: o.Timeout}).DialContext
 	}
 	return o
 }
@@ -131,6 +149,7 @@ func (r *Run) work(ctx context.Context, w *worker) {
 		if r.stopping() {
 			return // both were ready
 		}
+		began := time.Now()
 		result := w.do(ctx)
 		if ctx.Err() != nil {
 			return
@@ -138,6 +157,9 @@ func (r *Run) work(ctx context.Context, w *worker) {
 		r.mu.Lock()
 		r.report.add(w.kind, result, time.Since(r.started))
 		r.mu.Unlock()
+		if result.reason != "" && w.opts.Failed != nil {
+			w.opts.Failed(Failure{w.kind, result.reason, result.detail, began, time.Now()})
+		}
 	}
 }
 

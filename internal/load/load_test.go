@@ -3,6 +3,8 @@ package load
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -114,6 +116,27 @@ func TestRefusedConnection(t *testing.T) {
 	within(t, "a failure", func() bool { return run.Now().Failed > 0 })
 	if got := run.Stop(); got.OK != 0 || got.Reasons[Refused] != got.Sent {
 		t.Errorf("got %v, want only %q", got, Refused)
+	}
+}
+
+func TestEachFailureIsToldOfOnce(t *testing.T) {
+	down := errors.New("the link is down")
+	told := make(chan Failure, 1000)
+	began := time.Now()
+	run := Start(t.Context(), Options{
+		Target: "192.0.2.1:80", Kinds: []Kind{{Method: "GET"}}, Workers: 2,
+		Dial: func(_ context.Context, _, address string) (net.Conn, error) {
+			return nil, fmt.Errorf("%s: %w", address, down)
+		},
+		Failed: func(f Failure) { told <- f },
+	})
+	within(t, "some failures", func() bool { return run.Now().Failed > 3 })
+	if got := run.Stop(); len(told) != got.Failed || got.Failed != got.Sent {
+		t.Errorf("told of %d failures; the report has %v", len(told), got)
+	}
+	f := <-told
+	if f.Kind.Method != "GET" || f.Reason != Refused || f.Detail != "192.0.2.1:80: the link is down" || f.Began.Before(began) || f.Ended.Before(f.Began) {
+		t.Errorf("got %+v, want a GET that found no connection", f)
 	}
 }
 

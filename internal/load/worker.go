@@ -92,8 +92,7 @@ func (w *worker) connect(ctx context.Context) error {
 	if w.conn != nil {
 		return nil
 	}
-	dialer := net.Dialer{Timeout: w.opts.Timeout}
-	conn, err := dialer.DialContext(ctx, "tcp", w.opts.Target)
+	conn, err := w.opts.Dial(ctx, "tcp", w.opts.Target)
 	if err != nil {
 		return err
 	}
