@@ -143,7 +143,11 @@ func build(t *testing.T) string {
 
 // get asks a server; each time anew, so that nothing outlives a host or a cut.
 func get(ctx context.Context, url string) (string, error) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
+	return getBy(ctx, new(net.Dialer).DialContext, url)
+}
+
+func getBy(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), url string) (string, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}, Timeout: 2 * time.Second}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return "", err
@@ -271,6 +275,12 @@ func TestCutAndJoin(t *testing.T) {
 	}
 	if got := output(ctx, t, h1, probe, url); got != want {
 		t.Errorf("within the host: got %q, want %q", got, want)
+	}
+	if got, err := getBy(ctx, h1.Dial, url); got != want {
+		t.Errorf("dialled within the host: got %q (%v), want %q", got, err, want)
+	}
+	if got, err := getBy(ctx, h2.Dial, url); err == nil {
+		t.Errorf("cut off, but dialled from another host it says %q", got)
 	}
 	if err := h1.Join(ctx); err != nil {
 		t.Fatal(err)
