@@ -167,6 +167,9 @@ func (g *Guard) departs(p *service.Departure, at time.Time) bool {
 	}
 	if d.verdict == pending {
 		d.cause = leftAlone(at)
+		if d.name == g.Node {
+			d.verdict = own
+		}
 	}
 	d.node, d.since, d.back, d.unproven = p.Node, at, time.Time{}, nil
 	for _, i := range g.drop(d, p.Instances) {

@@ -48,6 +48,7 @@ type verdict int
 const (
 	pending  verdict = iota // it may be one of many
 	believed                // its instances are gone, unless more nodes go soon
+	own                     // this host's went, whose agent is here: it was cut off, and writes all again
 	mass                    // too many went
 	replaced                // the whole registry was
 )
