@@ -191,7 +191,7 @@ func TestBrokenTemplates(t *testing.T) {
 	breakages := []struct{ name, text, stage, reason string }{
 		{"does not parse", good + "{{if}}", "render", "missing value for if"},
 		{"fails", good + "{{.NoSuchField}}", "render", "NoSuchField"},
-		{"is refused by HAProxy", strings.Replace(good, "retries 3", "retires 3", 1), "haproxy", "retires"},
+		{"is refused by HAProxy", strings.Replace(good, "retries 7", "retires 7", 1), "haproxy", "retires"},
 	}
 	for _, b := range breakages {
 		write(b.text)
@@ -204,7 +204,7 @@ func TestBrokenTemplates(t *testing.T) {
 	}
 	text, err := os.ReadFile(w.config())
 	w.check(err)
-	if !containsAll(string(text), "retries 3") || containsAll(string(text), "retires") {
+	if !containsAll(string(text), "retries 7") || containsAll(string(text), "retires") {
 		t.Errorf("the file on disk is not the good one:\n%s", text)
 	}
 	w.noneFailed(traffic)
