@@ -14,12 +14,12 @@ COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := go tool -modfile=tools/go.mod
 TAG     ?= latest
-UNIT    := $$(go list ./... | grep -v /e2e$$)
+UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$')
 
-.PHONY: help build image demo test check unit fuzz e2e bench golden lint soak deps images static format vet tidy staticcheck once clean
+.PHONY: help build image demo test check unit fuzz e2e e2e-hosts bench golden lint soak deps images static format vet tidy staticcheck once clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 build: ## bin/sidekick and bin/whoami, static
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sidekick ./cmd/sidekick
@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:480 e2e:1000/fuzz:300 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:480 e2e:1000/fuzz:300,e2e-hosts:240 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -72,6 +72,9 @@ fuzz: ## every fuzz target, then random histories of containers, FUZZTIME second
 
 e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 20m ./e2e
+
+e2e-hosts: ## three hosts with all that runs on them, one fault after the other under load; the table goes to .stages/faults.md
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 10m ./e2e/hosts
 
 once:
 	@case " $(WITHOUT) " in *" docker "*|*" haproxy "*) echo "left out on demand: the demo"; scripts/gotest -left-out demo;; \
