@@ -142,11 +142,15 @@ func (s *State) counts() (states, rejected map[string]int) {
 func countInstances(catalog *service.Catalog, states map[string]int) {
 	for _, group := range catalog.Services {
 		for _, i := range group.Instances {
-			if i.Doubt != nil {
-				states[stateSuspect]++
-			} else {
-				states[string(i.State)]++
-			}
+			states[countedState(i)]++
 		}
 	}
+}
+
+// countedState is under what an instance of the catalog is counted.
+func countedState(i *service.Instance) string {
+	if i.Doubt != nil {
+		return stateSuspect
+	}
+	return string(i.State)
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// node claims a node and writes instances of the service of that name for it.
-func (r *registry) node(node, name string, ns ...int) *service.Catalog {
+// node claims a node and writes instances of the service web for it.
+func (r *registry) node(node string, ns ...int) *service.Catalog {
 	r.t.Helper()
 	r.rev++
 	r.b.Take(service.Item{
@@ -25,7 +25,7 @@ func (r *registry) node(node, name string, ns ...int) *service.Catalog {
 		Created: r.rev, Modified: r.rev, Leased: true,
 	})
 	for _, n := range ns {
-		i := instance(name, n)
+		i := instance("web", n)
 		i.Node = node
 		v, err := i.Encode()
 		if err != nil {
@@ -37,16 +37,14 @@ func (r *registry) node(node, name string, ns ...int) *service.Catalog {
 	return r.b.Catalog(r.rev)
 }
 
-// expire ends the leases of these nodes, each with instances up to 9 of the services named.
-func (r *registry) expire(nodes []string, names ...string) *service.Catalog {
+// expire ends the leases of these nodes, each with instances up to 9.
+func (r *registry) expire(nodes ...string) *service.Catalog {
 	for _, node := range nodes {
 		r.rev++
-		for _, name := range names {
-			for n := range 10 {
-				i := instance(name, n)
-				i.Node = node
-				r.b.Drop(i.Key(prefix), r.rev)
-			}
+		for n := range 10 {
+			i := instance("web", n)
+			i.Node = node
+			r.b.Drop(i.Key(prefix), r.rev)
 		}
 		r.b.Drop(service.NodeKey(prefix, node), r.rev)
 	}
@@ -123,11 +121,11 @@ func TestMassExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg, net := newRegistry(t), &network{dead: map[string]bool{"10.0.0.3": true}}
 		r := run(t, guarded(net))
-		reg.node("a", "web", 1)
-		r.in <- reg.node("b", "web", 2, 3)
+		reg.node("a", 1)
+		r.in <- reg.node("b", 2, 3)
 		r.wantStates(t, "a/1 b/2 b/3")
 		start := time.Now()
-		r.in <- reg.expire([]string{"a", "b"}, "web")
+		r.in <- reg.expire("a", "b")
 		first := r.wantStates(t, "a/1? b/2? b/3?")
 		if !first.Live || first.Catalog.Doubts.Suspects() != 3 {
 			t.Errorf("live %v, %d suspects, want true, 3", first.Live, first.Catalog.Doubts.Suspects())
@@ -137,7 +135,7 @@ func TestMassExpiry(t *testing.T) {
 			t.Errorf("what does not answer was in service for %v, want about two seconds", took)
 		}
 		r.wantNothing(t)
-		r.in <- reg.node("a", "web", 1)
+		r.in <- reg.node("a", 1)
 		r.wantStates(t, "a/1 b/2? b/3!")
 		r.wantStates(t, "a/1")
 		if took, want := time.Since(start), 10*time.Minute; took != want {
@@ -152,12 +150,12 @@ func TestDeadHostLeavesInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := newRegistry(t)
 		r := run(t, guarded(&network{}))
-		reg.node("a", "web", 1)
-		reg.node("b", "web", 2)
-		r.in <- reg.node("c", "web", 3)
+		reg.node("a", 1)
+		reg.node("b", 2)
+		r.in <- reg.node("c", 3)
 		r.wantStates(t, "a/1 b/2 c/3")
 		start := time.Now()
-		r.in <- reg.expire([]string{"b"}, "web")
+		r.in <- reg.expire("b")
 		r.wantStates(t, "a/1 b/2? c/3")
 		r.wantStates(t, "a/1 c/3")
 		if took := time.Since(start); took > 5*time.Second {
@@ -176,14 +174,14 @@ func TestProbesAreFewAtOnce(t *testing.T) {
 		for n := range 200 {
 			all = append(all, n+1)
 		}
-		r.in <- reg.node("a", "web", all...)
+		r.in <- reg.node("a", all...)
 		<-r.out
 		reg.rev++
 		for _, n := range all {
 			i := instance("web", n)
 			reg.b.Drop(i.Key(prefix), reg.rev)
 		}
-		r.in <- reg.expire([]string{"a"}, "web")
+		r.in <- reg.expire("a")
 		<-r.out
 		time.Sleep(10 * time.Second)
 		net.mu.Lock()
@@ -210,10 +208,10 @@ func TestSuspectsOnDisk(t *testing.T) {
 			}
 			reg := newRegistry(t)
 			r := run(t, view())
-			reg.node("a", "web", 1)
-			r.in <- reg.node("b", "web", 2, 3)
+			reg.node("a", 1)
+			r.in <- reg.node("b", 2, 3)
 			r.wantStates(t, "a/1 b/2 b/3")
-			r.in <- reg.expire([]string{"a", "b"}, "web")
+			r.in <- reg.expire("a", "b")
 			r.wantStates(t, "a/1? b/2? b/3?")
 			r.wantStates(t, "a/1? b/2! b/3?")
 			synctest.Wait()
@@ -251,7 +249,7 @@ func TestOldCopyIsNoEvidence(t *testing.T) {
 		}
 		reg := newRegistry(t)
 		r := run(t, view())
-		r.in <- reg.node("a", "web", 1)
+		r.in <- reg.node("a", 1)
 		r.wantStates(t, "a/1")
 		synctest.Wait()
 		r.stop(t)

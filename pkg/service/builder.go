@@ -46,6 +46,7 @@ type entry struct {
 	created, modified int64
 	leased            bool
 	unproven          bool // from a registry that was replaced: the same value written anew is news
+
 	instance *Instance
 	node     *Node
 	override *Override

@@ -89,13 +89,10 @@ func changes(old, now *service.Catalog) (gone, came []*service.Instance) {
 // differ is changes within a service.
 func differ(a, b []*service.Instance) (gone, came []*service.Instance) {
 	for len(a) > 0 || len(b) > 0 {
-		order := 0
-		switch {
-		case len(a) == 0:
-			order = 1
-		case len(b) == 0:
+		order := 1
+		if len(b) == 0 {
 			order = -1
-		default:
+		} else if len(a) > 0 {
 			order = service.CompareKeys(a[0], b[0])
 		}
 		if order == 0 && a[0] == b[0] {

@@ -206,20 +206,26 @@ func (g *Guard) judge(d *doubted, at time.Time) {
 		d.verdict = believed
 		g.touch(d)
 	}
-	if len(d.suspects) > 0 && !at.Before(d.until) {
-		for _, s := range d.suspects {
-			if !at.Before(s.until) {
-				g.end(s)
-			}
-		}
-		d.limit()
-	}
-	if at.Sub(d.since) >= g.Keep {
-		g.release(d)
-	}
+	g.expire(d, at)
 	if d.empty() || d.verdict == believed && at.Sub(d.since) >= g.TTL {
 		g.forget(d)
 	}
+}
+
+// expire ends what has been in doubt for as long as that may be.
+func (g *Guard) expire(d *doubted, at time.Time) {
+	if at.Sub(d.since) >= g.Keep {
+		g.release(d)
+	}
+	if len(d.suspects) == 0 || at.Before(d.until) {
+		return
+	}
+	for _, s := range d.suspects {
+		if !at.Before(s.until) {
+			g.end(s)
+		}
+	}
+	d.limit()
 }
 
 func (d *doubted) empty() bool { return len(d.suspects) == 0 && len(d.withheld) == 0 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,6 @@ type world struct {
 	dead    map[netip.AddrPort]bool
 	probes  int
 	now     *service.Catalog
-	history []string
 }
 
 func newWorld(tb testing.TB) *world {
@@ -58,7 +58,7 @@ func (w *world) take() {
 // instance is the one of that node and number: 10.0.<node's letter>.<number>:80 of the service web.
 func instance(node string, n int) service.Instance {
 	return service.Instance{
-		Node: node, ID: fmt.Sprint(n), Service: "web", Address: netip.AddrFrom4([4]byte{10, 0, node[0], byte(n)}), Port: 80,
+		Node: node, ID: strconv.Itoa(n), Service: "web", Address: netip.AddrFrom4([4]byte{10, 0, node[0], byte(n)}), Port: 80,
 		State: service.Ready, Weight: 100, Mode: service.HTTP, Path: "/", Container: fmt.Sprintf("%s%d", node, n),
 	}
 }

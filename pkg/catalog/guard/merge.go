@@ -17,7 +17,6 @@ type merged struct {
 	made     map[string]made
 	catalog  *service.Catalog // the last one made,
 	of       *service.Catalog // and of which
-	rejected []service.Rejection
 	doubts   *service.Doubts
 }
 

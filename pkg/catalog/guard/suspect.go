@@ -204,7 +204,7 @@ func (q byDue) Swap(a, b int) {
 
 // Push implements heap.Interface.
 func (q *byDue) Push(s any) {
-	one := s.(*suspect) //nolint:errcheck,forcetypeassert // nothing else is pushed
+	one := s.(*suspect) //nolint:forcetypeassert // nothing else is pushed
 	one.place = len(*q)
 	*q = append(*q, one)
 }
