@@ -29,6 +29,10 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"P3: opening a session keeps what is registered", openKeeps},
 		{"P9: a clone without a machine id waits", namelessCloneWaits},
 		{"P3: what is of an unknown origin stays", unknownStays},
+		{"F13: what a lost lease takes has departed", lostLeaseDeparts},
+		{"F13: what is deleted has not departed", deletedDoesNotDepart},
+		{"F14: a session that is closed leaves in good order", closeLeaves},
+		{"P3: a restored registry is known for one", restoredIsNoticed},
 	})
 }
 
