@@ -262,10 +262,11 @@ func (g *Guard) forget(d *doubted) {
 	delete(g.nodes, d.name)
 }
 
-// release believes what a replaced registry says of a node.
+// release believes what a replaced registry says of a node: it is registered from now on.
 func (g *Guard) release(d *doubted) {
 	for _, i := range d.withheld {
 		g.merged.touch(i.Service)
+		g.claimed(i)
 	}
 	clear(d.withheld)
 }

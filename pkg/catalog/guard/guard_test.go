@@ -24,16 +24,16 @@ const (
 
 // world is a registry with nodes, the addresses that answer, a clock, and a guard that watches it all.
 type world struct {
-	tb      testing.TB
-	b       *service.Builder
-	rev     int64
-	claims  int
-	at      time.Time
-	g       *Guard
-	log     *test.Hook
-	dead    map[netip.AddrPort]bool
-	probes  int
-	now     *service.Catalog
+	tb     testing.TB
+	b      *service.Builder
+	rev    int64
+	claims int
+	at     time.Time
+	g      *Guard
+	log    *test.Hook
+	dead   map[netip.AddrPort]bool
+	probes int
+	now    *service.Catalog
 }
 
 func newWorld(tb testing.TB) *world {

@@ -48,8 +48,9 @@ func (g *Guard) proven(c *service.Catalog) map[key]*service.Instance {
 			if all[key{name, id}] == i {
 				delete(all, key{name, id})
 			}
+			g.merged.touch(i.Service)
 		}
-		g.release(d)
+		clear(d.withheld)
 		if d.verdict == believed {
 			g.forget(d)
 		}
