@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	logtest "github.com/sirupsen/logrus/hooks/test"
@@ -25,6 +26,8 @@ func TestWriteStatus(t *testing.T) {
 	status.Catalog.Rejected = 0
 	writeStatus(&out, status)
 	status.Proxy.State = "a reload is due: backend be_a is new"
+	until := time.Date(2026, 11, 22, 12, 10, 3, 0, time.UTC)
+	status.Catalog.Suspects, status.Catalog.SuspectNodes, status.Catalog.SuspectUntil = 12, 2, &until
 	writeStatus(&out, status)
 	want := `
 node     n        sidekick v1
@@ -34,7 +37,7 @@ node     n       sidekick v1
 catalog  live    1 service, 15 instances, revision 7, confirmed 0s ago
 proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers
 node     n       sidekick v1
-catalog  live    1 service, 15 instances, revision 7, confirmed 0s ago
+catalog  live    1 service, 15 instances, 12 suspects of 2 nodes until 12:10 UTC at the longest (see ` + "`sidekick services`" + `), revision 7, confirmed 0s ago
 proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers; a reload is due: backend be_a is new
 `
 	if diff := cmp.Diff(want[1:], out.String()); diff != "" {
@@ -73,6 +76,7 @@ func TestRejectedIsLogged(t *testing.T) {
 		{[]service.Rejection{{Name: "/k/bad", Reason: "no address"}}, "left out; "},
 		{[]service.Rejection{{Name: "/k/bad", Reason: "no address"}}, ""},
 		{[]service.Rejection{{Name: "/k/bad", Reason: "no port"}}, "left out; "},
+		{[]service.Rejection{{Name: "/k/bad", Reason: "no port"}, {Kind: service.HeldInDoubt, Name: "/k/old"}}, ""}, // of which the guard tells
 		{nil, "nothing of the registry is left out"},
 	} {
 		seen.Reset()
