@@ -239,6 +239,16 @@ func TestLoneDepartureIsBelieved(t *testing.T) {
 	}
 }
 
+// TestShortLeasesAreHeldLess: P5, where 3 s would be longer than a third of a lease.
+func TestShortLeasesAreHeldLess(t *testing.T) {
+	w := newWorld(t)
+	w.g.TTL = 4 * time.Second
+	w.has("a", "b", "c")
+	w.expire("a")
+	w.pass(time.Second)
+	w.want("b/1 b/2 c/1 c/2")
+}
+
 // TestMassExpiryKeepsWhatAnswers: F13. What answers is routed until --keep-stale is over, what does not is
 // out of service after three probes and stays listed.
 func TestMassExpiryKeepsWhatAnswers(t *testing.T) {
@@ -358,6 +368,20 @@ func TestNodeThatIsBackDecides(t *testing.T) {
 	w.want("a/1? a/2 a/3 b/1? b/2?")
 	w.pass(time.Nanosecond)
 	w.want("a/2 a/3 b/1? b/2?")
+}
+
+// TestClaimingAgainIsASignOfLife: a node that claims its name again has more to write.
+func TestClaimingAgainIsASignOfLife(t *testing.T) {
+	w := newWorld(t)
+	w.has("a", "b")
+	w.expire("a", "b")
+	w.claim("a")
+	w.pass(4 * time.Second)
+	w.claim("a")
+	w.pass(4 * time.Second)
+	w.want("a/1? a/2? b/1? b/2?")
+	w.pass(time.Second)
+	w.want("b/1? b/2?")
 }
 
 // TestLoneNodeThatIsBackInTimeLosesNothing: it writes again before what was known of it is given up.
