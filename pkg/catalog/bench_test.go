@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -23,8 +24,9 @@ func BenchmarkView(b *testing.B) {
 }
 
 func benchView(b *testing.B, size int, doubts bool) {
+	b.Helper()
 	builder, rev := service.NewBuilder(prefix), int64(0)
-	key := func(n int) string { return service.InstancesKey(prefix, fmt.Sprint("n", n%10)) + fmt.Sprint(n) }
+	key := func(n int) string { return service.InstancesKey(prefix, fmt.Sprint("n", n%10)) + strconv.Itoa(n) }
 	put := func(n, weight int) {
 		rev++
 		builder.Take(service.Item{Key: key(n), Value: fmt.Appendf(nil, `{"service":"s%d","address":"10.%d.%d.%d","port":80,"weight":%d}`, n/10, n>>16, n>>8&255, n&255, weight), Modified: rev, Leased: true})

@@ -49,10 +49,11 @@ func (s *shelf) drop(keys ...string) {
 func (s *shelf) departed() string {
 	var all []string
 	for _, d := range s.b.Catalog(s.rev).Departed {
-		text := d.Node.Name + ":"
+		words := []string{d.Node.Name + ":"}
 		for _, i := range d.Instances {
-			text += " " + i.ID
+			words = append(words, i.ID)
 		}
+		text := strings.Join(words, " ")
 		if d.Node.Leaving {
 			text += "."
 		}

@@ -91,16 +91,14 @@ func closeLeaves(t *testing.T, s Store) {
 		if c := Watch(t, s.Watcher()).Next(t); len(c.Nodes) > 0 { // under the parting lease
 			s.Expire(t, "a")
 		}
-		for {
+		for gone := false; !gone; {
 			c := feed.Next(t)
-			for _, d := range c.Departed {
-				if !d.Node.Leaving {
-					t.Errorf("departed %q, want in good order", departures(c))
+			for _, d := range departures(c) {
+				if !strings.HasSuffix(d, ".") {
+					t.Errorf("departed %q, want in good order", d)
 				}
 			}
-			if len(c.Nodes) == 0 {
-				break
-			}
+			gone = len(c.Nodes) == 0
 		}
 	}
 }
