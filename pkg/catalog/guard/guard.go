@@ -262,9 +262,13 @@ func (g *Guard) forget(d *doubted) {
 	delete(g.nodes, d.name)
 }
 
-// release believes what a replaced registry says of a node: it is registered from now on.
+// release believes what a replaced registry says of a node: it is registered from now on, in the place of
+// what was before.
 func (g *Guard) release(d *doubted) {
-	for _, i := range d.withheld {
+	for id, i := range d.withheld {
+		if s := d.suspects[id]; s != nil {
+			g.end(s)
+		}
 		g.merged.touch(i.Service)
 		g.claimed(i)
 	}

@@ -337,6 +337,51 @@ func TestLeavingInGoodOrderDoesNotCount(t *testing.T) {
 	}
 }
 
+// TestThoseThatLeaveAreNoMeasure: who has left in good order, and is there under a parting lease, is not
+// known to be well.
+func TestThoseThatLeaveAreNoMeasure(t *testing.T) {
+	w := newWorld(t)
+	w.has("a", "b", "c")
+	w.mark(service.Node{Name: "a", Agent: "a", Leaving: true})
+	w.mark(service.Node{Name: "b", Agent: "b", Leaving: true})
+	w.take()
+	w.expire("c")
+	w.pass(time.Minute)
+	w.want("a/1 a/2 b/1 b/2 c/1? c/2?")
+}
+
+// TestDepartingAgainAfterItWasBelieved: what was believed to be gone is not shown again.
+func TestDepartingAgainAfterItWasBelieved(t *testing.T) {
+	w := newWorld(t)
+	w.has("a", "b", "c", "d")
+	w.expire("a")
+	w.pass(mostHold)
+	w.claim("a")
+	w.put("a", 3)
+	w.pass(time.Second)
+	w.expire("a")
+	w.want("a/3? b/1 b/2 c/1 c/2 d/1 d/2")
+}
+
+// TestAnswersThatComeLate: a probe is under way while its suspect ends, or comes to be shown anew.
+func TestAnswersThatComeLate(t *testing.T) {
+	w := newWorld(t)
+	w.claim("a", "b")
+	w.put("a", 1)
+	w.expire("a")
+	p, _, ok := w.g.Due(w.at)
+	w.expire("b") // it is one of two now
+	if _, _, again := w.g.Due(w.at); !ok || again {
+		t.Errorf("probes %v and %v, want one at a time", ok, again)
+	}
+	w.claim("a")
+	w.put("a", 1)
+	if w.g.Answered(p, false, w.at) || w.g.Waiting() > 0 {
+		t.Errorf("%d suspects are probed, want none", w.g.Waiting())
+	}
+	w.want("a/1")
+}
+
 // TestExplicitDeletionsAreBelieved: also those of a node that has departed before, and was back.
 func TestExplicitDeletionsAreBelieved(t *testing.T) {
 	w := newWorld(t)

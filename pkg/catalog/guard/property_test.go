@@ -161,7 +161,13 @@ func (h *history) check() {
 	for _, r := range h.now.Rejected {
 		withheld[key{r.Node, r.ID}] = true
 	}
-	shown := instancesOf(h.now)
+	shown, twice := instancesOf(h.now), 0
+	for _, s := range h.now.Services {
+		twice += len(s.Instances)
+	}
+	if twice != len(shown) {
+		h.t.Fatalf("after %v: of %d instances only %d have keys of their own", h.steps, twice, len(shown))
+	}
 	for k, i := range shown {
 		_, deleted := h.deleted[k]
 		switch {

@@ -190,6 +190,16 @@ func TestKeysOfCommandsAndScripts(t *testing.T) {
 	w.want("")
 }
 
+// TestReplacedWhileInDoubt: what is held for a moment is held until its node has registered.
+func TestReplacedWhileInDoubt(t *testing.T) {
+	w := newWorld(t)
+	w.has("a", "b", "c")
+	w.expire("a")
+	w.replace(backup{}.with(t, "b", 2, instance("b", 1), instance("b", 2)).with(t, "c", 3, instance("c", 1), instance("c", 2)))
+	w.pass(time.Minute)
+	w.want("a/1? a/2? b/1 b/2 c/1 c/2")
+}
+
 // TestReplacedTwice: what was withheld the first time is not known the second time either.
 func TestReplacedTwice(t *testing.T) {
 	w := newWorld(t)

@@ -33,11 +33,8 @@ type suspect struct {
 	ended  bool
 }
 
-// suspect puts an instance in doubt. One that was stays so, and its time goes on.
+// suspect puts an instance in doubt, which was not.
 func (g *Guard) suspect(d *doubted, i *service.Instance, at time.Time) {
-	if d.suspects[i.ID] != nil {
-		return
-	}
 	s := &suspect{was: i, of: d, since: at, until: at.Add(g.Keep), due: at, probed: g.probed(i), place: -1}
 	d.suspects[i.ID] = s
 	if d.until.IsZero() || s.until.Before(d.until) {
@@ -112,7 +109,7 @@ func (g *Guard) Answered(p Probe, answers bool, at time.Time) bool {
 		s.fails++
 	}
 	s.due = at.Add(g.pause(s))
-	out := s.fails >= misses || s.out && s.fails > 0
+	out := s.fails >= misses
 	changed := out != s.out
 	s.out = out
 	if s.of.verdict == believed {

@@ -91,14 +91,13 @@ func closeLeaves(t *testing.T, s Store) {
 		if c := Watch(t, s.Watcher()).Next(t); len(c.Nodes) > 0 { // under the parting lease
 			s.Expire(t, "a")
 		}
+		var departed []string
 		for gone := false; !gone; {
 			c := feed.Next(t)
-			for _, d := range departures(c) {
-				if !strings.HasSuffix(d, ".") {
-					t.Errorf("departed %q, want in good order", d)
-				}
-			}
-			gone = len(c.Nodes) == 0
+			departed, gone = append(departed, departures(c)...), len(c.Nodes) == 0
+		}
+		if slices.ContainsFunc(departed, func(d string) bool { return !strings.HasSuffix(d, ".") }) {
+			t.Errorf("departed %q, want all in good order", departed)
 		}
 	}
 }
