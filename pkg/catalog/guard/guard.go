@@ -87,12 +87,17 @@ func (g *Guard) Take(c *service.Catalog, at time.Time) *service.Catalog {
 }
 
 // Start is Take for the first catalog, given what was in force before: nodes that it has not any more have
-// departed. This host's own has not gone for good, whatever its key said: its agent is here again, and is
-// about to write it, perhaps to another registry than before.
+// departed, or the registry was replaced if it is at an older revision. This host's own node has not gone
+// for good, whatever its key said: its agent is here again, and is about to write it, perhaps to another
+// registry than before.
 func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog {
 	g.last = c
 	if g.Keep <= 0 || before == nil {
 		return c
+	}
+	if c.Revision < before.Revision {
+		g.replace(before, c, at)
+		return g.Tick(at)
 	}
 	with, nodes, here := map[string][]*service.Instance{}, nodesOf(c), instancesOf(c)
 	for _, s := range before.Services {

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -22,13 +23,13 @@ func (g *Guard) replace(old, now *service.Catalog, at time.Time) {
 	was, is := g.proven(old), instancesOf(now)
 	for k, i := range was {
 		n := is[k]
-		if n == i || n == nil && r.free(i) || n != nil && r.free(n) {
+		if equal(i, n) || n == nil && r.free(i) || n != nil && r.free(n) {
 			continue
 		}
 		g.suspect(g.replaced(r, i.Node), i, at)
 	}
 	for k, n := range is {
-		if was[k] != n && !r.free(n) {
+		if !equal(was[k], n) && !r.free(n) {
 			g.replaced(r, n.Node).withheld[n.ID] = n
 			g.merged.touch(n.Service)
 		}
@@ -43,6 +44,16 @@ func (g *Guard) replace(old, now *service.Catalog, at time.Time) {
 	}
 	g.claims(now)
 	g.tellReplaced()
+}
+
+// equal tells whether two instances say the same. Those of one builder do if they are one value.
+func equal(a, b *service.Instance) bool {
+	if a == b || a == nil || b == nil {
+		return a == b
+	}
+	one, err1 := a.Encode()
+	other, err2 := b.Encode()
+	return err1 == nil && err2 == nil && bytes.Equal(one, other)
 }
 
 // proven are the instances of a catalog but for those that are withheld. It forgets the latter.

@@ -141,6 +141,18 @@ func TestNewNodeInAReplacedRegistry(t *testing.T) {
 	w.want("a/1? a/2? n/1 n/2")
 }
 
+// TestWhatIsBelievedClaimsItsAddress: F2. What was withheld has no claim to an address, until it is believed.
+func TestWhatIsBelievedClaimsItsAddress(t *testing.T) {
+	w := newWorld(t)
+	w.has("a")
+	other := instance("a", 1)
+	other.Node, other.Container = "n", "n1"
+	w.replace(backup{}.with(t, "n", 100, other))
+	w.want("(n/1) a/1? a/2?")
+	w.pass(ttl + standing + quiet)
+	w.want("a/2? n/1")
+}
+
 // TestKeyThatAnAgentLeftProvesNothing: a backup taken while an agent was replaced has its parting lease,
 // which may be long.
 func TestKeyThatAnAgentLeftProvesNothing(t *testing.T) {
@@ -247,6 +259,7 @@ func TestColdStart(t *testing.T) {
 	before.write(script, false)
 	before.take()
 	w := newWorld(t)
+	w.rev = before.rev
 	w.g.last = nil
 	w.claim("c")
 	w.g.last = nil
@@ -272,6 +285,7 @@ func TestColdStartAtAnotherRegistry(t *testing.T) {
 	}
 	before.take()
 	w := newWorld(t)
+	w.rev = before.rev // it has been in use, so that its revision says nothing
 	w.now = w.g.Start(before.now, w.b.Catalog(w.rev), w.at)
 	w.want("me/1? me/2?") // b has left for good
 	w.claim("me")
@@ -279,4 +293,21 @@ func TestColdStartAtAnotherRegistry(t *testing.T) {
 	w.want("me/1 me/2?")
 	w.pass(quiet)
 	w.want("me/1")
+}
+
+// TestColdStartWithAnOlderRegistry: P3, P4. The copy on disk is at a later revision than the registry, so
+// that this was replaced while no agent was here.
+func TestColdStartWithAnOlderRegistry(t *testing.T) {
+	before := newWorld(t)
+	before.has("a", "b", "c", "d")
+	before.rev = 100
+	before.take()
+	w := newWorld(t)
+	w.g.last = nil
+	w.b.Relist(maps.Values(backup{}.with(t, "a", 1, instance("a", 1), instance("a", 9)).with(t, "b", 100, instance("b", 1), instance("b", 2))), false)
+	w.now = w.g.Start(before.now, w.b.Catalog(10), w.at)
+	w.want("(a/9) a/1 a/2? b/1 b/2 c/1? c/2? d/1? d/2?")
+	w.has("c")
+	w.pass(time.Minute)
+	w.want("a/1 a/9 b/1 b/2 c/1 c/2 d/1? d/2?") // a's key stands for longer than a lease lasts
 }
