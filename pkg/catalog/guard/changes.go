@@ -54,13 +54,18 @@ func (g *Guard) claimed(i *service.Instance) {
 	}
 }
 
-// claims is claimed for all that is registered and believed.
+// claims is claimed for all that is registered and believed, which also ends what was before under its key.
 func (g *Guard) claims(c *service.Catalog) {
 	for _, s := range c.Services {
 		for _, i := range s.Instances {
-			if d := g.nodes[i.Node]; d == nil || d.withheld[i.ID] != i {
-				g.claimed(i)
+			d := g.nodes[i.Node]
+			if d != nil && d.withheld[i.ID] == i {
+				continue
 			}
+			if d != nil && d.suspects[i.ID] != nil {
+				g.end(d.suspects[i.ID])
+			}
+			g.claimed(i)
 		}
 	}
 }

@@ -537,6 +537,19 @@ func TestProbesAreBounded(t *testing.T) {
 	}
 }
 
+// TestWhatFailsIsProbedSoon: however seldom it is probed while it answers.
+func TestWhatFailsIsProbedSoon(t *testing.T) {
+	w := newWorld(t)
+	w.claim("a")
+	w.put("a", 1)
+	w.expire("a")
+	w.g.known = 1000
+	w.pass(time.Minute)
+	w.die("a", 1)
+	w.pass(15 * time.Second)
+	w.want("a/1!")
+}
+
 // TestDepartingAgainDoesNotLastLonger: F14. A node that comes and goes keeps no suspect for ever.
 func TestDepartingAgainDoesNotLastLonger(t *testing.T) {
 	w := newWorld(t)

@@ -37,11 +37,6 @@ func (g *Guard) replace(old, now *service.Catalog, at time.Time) {
 	for name := range g.nodes { // what was in doubt already
 		g.replaced(r, name)
 	}
-	for k, n := range is {
-		if d := g.nodes[k.node]; d != nil && d.suspects[k.id] != nil && d.withheld[k.id] != n {
-			g.end(d.suspects[k.id])
-		}
-	}
 	g.claims(now)
 	g.tellReplaced()
 }
