@@ -197,8 +197,8 @@ func TestProbesAreFewAtOnce(t *testing.T) {
 // TestSuspectsOnDisk: what is routed is in the copy, with its node, and what is not is none. An agent that
 // starts while the registry is empty goes on with it: P3, P4, F3.
 func TestSuspectsOnDisk(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "catalog.json")
 	for _, away := range []time.Duration{0, time.Minute} { // the registry, when the agent starts again
+		path := filepath.Join(t.TempDir(), "catalog.json")
 		synctest.Test(t, func(t *testing.T) {
 			net := &network{dead: map[string]bool{"10.0.0.2": true}}
 			view := func() *View {
