@@ -164,6 +164,14 @@ func (a *agent) reportHAProxy(err error) {
 	}
 }
 
+// spreadReloads keeps this host's HAProxy from being reloaded at the same moment as all others when the
+// registry is back.
+func (a *agent) spreadReloads() {
+	if a.driver != nil {
+		a.driver.Spread()
+	}
+}
+
 // serveHAProxy runs the end of the second pipe.
 func (a *agent) serveHAProxy(life context.Context, group *errgroup.Group, wanted <-chan render.Files) {
 	if a.driver != nil {

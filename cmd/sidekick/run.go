@@ -38,6 +38,9 @@ const linger = 2 * time.Second
 // handover is how long a new agent waits for an old one that is ending.
 const handover = 15 * time.Second
 
+// spread is over which the agents of a cluster spread what all would do the moment the registry is back.
+const spread = 500 * time.Millisecond
+
 func runCommand() *cobra.Command {
 	s := newSettings()
 	cmd := &cobra.Command{
@@ -199,7 +202,7 @@ func (a *agent) announce() {
 // register runs the first pipe, from this host's containers and services files to the registry. It returns after stop
 // is cancelled and the registrations were left in good order; life must outlast it.
 func (a *agent) register(stop, life context.Context, group *errgroup.Group) error {
-	publish := make(chan register.Set)
+	publish, back := make(chan register.Set), make(chan bool, 1)
 	publisher := &register.Publisher{
 		Registry: &etcd.Registry{
 			Client: a.client, Prefix: a.prefix, Node: a.self, TTL: a.ttl, ExitTTL: a.exitTTL,
@@ -207,7 +210,9 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 		},
 		Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister), Linger: linger,
 		Unwritten: a.state.SetRejected("publisher"),
+		Back: back, Spread: spread,
 	}
+	group.Go(func() error { etcd.Reconnects(life, a.client, back); return life.Err() })
 	var parts []register.Part
 	if a.docker != off {
 		parts = append(parts, a.watchContainers(life, group))
@@ -264,7 +269,10 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 	watched := make(chan *service.Catalog)
 	snapshots := make(chan *catalog.Snapshot)
 	rendered, wanted := make(chan render.Files), make(chan render.Files)
-	watcher := &etcd.Watcher{Client: a.client, Prefix: a.prefix, Log: a.stageLog(admin.StageWatch), Report: a.state.Report(admin.StageWatch)}
+	watcher := &etcd.Watcher{
+		Client: a.client, Prefix: a.prefix, Log: a.stageLog(admin.StageWatch), Report: a.state.Report(admin.StageWatch),
+		Back: a.spreadReloads,
+	}
 	view := &catalog.View{
 		Settle: a.settle, SettleMax: a.settleMax, KeepEmpty: a.keepEmpty, MaxCacheAge: a.maxCacheAge,
 		CachePath: a.dir.Path("catalog.json"), Source: a.prefix, Log: a.stageLog(admin.StageWatch),

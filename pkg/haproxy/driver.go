@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -43,6 +44,7 @@ type Driver struct {
 	leaving  map[string]*departure
 	parted   map[string]Command // servers that were removed since the file on disk said so
 	reloaded time.Time          // when the last reload was made or its text refused
+	apart    time.Time          // before which no reload is made, so that hosts do not make it together
 	resorted time.Time          // when the last good text was loaded for want of the wanted one
 	leaveAt  time.Time          // for a HAProxy that does not run, no text is left earlier
 	refusal  refusal
@@ -58,6 +60,8 @@ type Driver struct {
 	unfollowed error
 
 	bound lastBound // for Held
+
+	together atomic.Int64 // until when, in Unix nanoseconds, a reload is one that all hosts make; 0 if none is
 }
 
 // departure is a server that is out of service and waits for its deletion.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 const (
 	reloadLimit = 15 * time.Second // HAProxy tries for seconds to get an address that is taken
 	finishLimit = 3 * time.Second  // what is begun may take this long when we are asked to stop
+	spreadFor   = time.Minute      // in which a registry that is back has all its changes: registrations, and expiries
 )
 
 // reload puts want in force by a checked and confirmed reload. A wait says that it is too soon for
@@ -25,7 +27,7 @@ func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, 
 	if err := d.refusal.holds(want); err != nil {
 		return 0, err
 	}
-	if soon := time.Until(d.reloaded.Add(d.cfg.ReloadInterval)); soon > 0 {
+	if soon := time.Until(d.nextReload()); soon > 0 {
 		return soon, nil
 	}
 	if err := d.reloadable(ctx); err != nil {
@@ -41,6 +43,21 @@ func (d *Driver) reload(ctx context.Context, want render.Files) (time.Duration, 
 	err = d.load(ctx, c)
 	d.conclude(want, err)
 	return 0, err
+}
+
+// Spread lets the next reload wait for a random part of the reload interval, if it comes within a
+// minute. It is for the return of a registry, when all hosts see the same changes at the same moments:
+// once the first reloads have come apart, the interval keeps the later ones apart too. What commands can
+// do is not delayed, nor is the first text of a HAProxy. It may be called at any time, and does not block.
+func (d *Driver) Spread() { d.together.Store(time.Now().Add(spreadFor).UnixNano()) }
+
+// nextReload is when the next reload may be made, at the earliest.
+func (d *Driver) nextReload() time.Time {
+	now, next := time.Now(), d.reloaded.Add(d.cfg.ReloadInterval)
+	if now.UnixNano() < d.together.Swap(0) && d.running != nil && d.cfg.ReloadInterval > 0 {
+		d.apart = latest(now, next).Add(rand.N(d.cfg.ReloadInterval)) //nolint:gosec // spreads hosts, protects nothing
+	}
+	return latest(next, d.apart)
 }
 
 // reloadable asks for the master before anything is touched for a reload. One that executes itself anew

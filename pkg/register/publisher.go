@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -31,6 +32,11 @@ type Publisher struct {
 	Unwritten func([]service.Rejection)
 	// MinRetry and MaxRetry bound the jittered pauses between attempts that fail.
 	MinRetry, MaxRetry time.Duration
+	// Back says that the registry can be reached again, so that a pause ends early. It may be nil.
+	Back <-chan bool
+	// Spread is over which the agents of a cluster spread what all do at one moment: opening a session
+	// after a loss, or when the registry is back. Each waits for a random part of it; 0 is not at all.
+	Spread time.Duration
 	// Linger is how long Run goes on publishing sets after its ctx was cancelled, so that the
 	// others learn which containers are stopped along with this agent, as when the host goes down.
 	Linger time.Duration
@@ -125,6 +131,10 @@ func (l *publishing) loop(ctx, work context.Context, in <-chan Set) {
 			l.lose(work)
 		case <-l.retry.C:
 			l.waiting = false
+		case <-l.Back:
+			if l.waiting {
+				l.wait(l.spread())
+			}
 		case <-over:
 			over = nil
 			l.linger.Reset(max(l.Linger, 0))
@@ -212,12 +222,22 @@ func (l *publishing) fail(r result) {
 		l.told = append(l.told, word)
 		l.Log.WithError(err).WithField("cause", word).Warn("registry cannot be written; trying again")
 	}
-	l.waiting = true
-	l.retry.Reset(l.pause.NextBackOff())
+	l.wait(l.pause.NextBackOff())
 }
 
-// lose gives up a session whose lease is gone. The next is opened at once, unless this one did not
-// last: sessions that keep taking the node from each other must not do so at full speed.
+// wait lets nothing begin for that time.
+func (l *publishing) wait(d time.Duration) {
+	l.waiting = d > 0
+	l.retry.Reset(d)
+}
+
+// spread is this agent's part of Spread.
+func (l *publishing) spread() time.Duration {
+	return rand.N(max(l.Spread, 0) + 1) //nolint:gosec // spreads agents, protects nothing
+}
+
+// lose gives up a session whose lease is gone. The next is opened at once, but for the spread, unless
+// this one did not last: sessions that keep taking the node from each other must not do so at full speed.
 func (l *publishing) lose(work context.Context) {
 	l.Log.Warn("registry session lost; opening a new one")
 	l.report(errors.New("the registry session was lost"))
@@ -231,12 +251,12 @@ func (l *publishing) lose(work context.Context) {
 	_ = l.session.Close(ctx) // nothing of it is left to be kept
 	l.session, l.written, l.inRegistry = nil, false, nil
 	l.failing, l.told = true, nil // so that the return is logged, and why it takes long if it does
-	l.waiting = time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry)
-	l.lost = time.Now()
-	l.retry.Stop()
-	if l.waiting {
-		l.retry.Reset(l.pause.NextBackOff())
+	pause := l.spread()
+	if time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry) {
+		pause = l.pause.NextBackOff()
 	}
+	l.lost = time.Now()
+	l.wait(pause)
 }
 
 // end closes the session. What is under way may end first, if it does so in time.

@@ -258,6 +258,81 @@ func TestPublisherPausesAreBounded(t *testing.T) {
 	})
 }
 
+// A registry that is back is written soon, however long the pause was that began before (P3).
+func TestPublisherGoesOnWhenTheRegistryIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{openErrs: 8}
+		back := make(chan bool, 1)
+		in, end := publish(t, &Publisher{Registry: m, MinRetry: time.Hour, MaxRetry: time.Hour, Back: back, Spread: time.Second})
+		in <- Set{Instances: instances("a")}
+		synctest.Wait()
+		m.do(func() { m.openErrs = 0 })
+		back <- true
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got, want := m.lines(), "open fails; open; set a"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		back <- true // no pause to end
+		time.Sleep(time.Hour)
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if got, want := m.lines(), "open fails; open; set a; close"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// When all agents of a cluster lose their sessions at once, or find the registry back, they do not all
+// open one at the same moment (F12).
+func TestPublishersComeApart(t *testing.T) {
+	const agents, spread, never = 200, 400 * time.Millisecond, 1 << 30
+	tests := map[string]struct {
+		openErrs int
+		event    func(m *memory, back chan<- bool)
+	}{
+		"sessions are lost":    {0, func(m *memory, _ chan<- bool) { close(m.sessions[0].done) }},
+		"the registry is back": {never, func(m *memory, back chan<- bool) { m.do(func() { m.openErrs = 0 }); back <- true }},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var all []*memory
+				var backs []chan bool
+				for range agents {
+					m, back := &memory{openErrs: tt.openErrs}, make(chan bool, 1)
+					in, end := publish(t, &Publisher{Registry: m, MinRetry: time.Hour, MaxRetry: time.Hour, Back: back, Spread: spread})
+					defer end() //nolint:errcheck // not what this is about
+					in <- Set{Instances: instances("a")}
+					all, backs = append(all, m), append(backs, back)
+				}
+				synctest.Wait()
+				for n, m := range all {
+					m.do(func() { m.log = nil })
+					tt.event(m, backs[n])
+				}
+				before := 0
+				for quarter := range 4 {
+					time.Sleep(spread/4 + 1)
+					synctest.Wait()
+					written := 0
+					for _, m := range all {
+						written += strings.Count(m.lines(), "open; set a")
+					}
+					if more := written - before; more < agents/8 {
+						t.Errorf("%d of %d agents write in quarter %d of the spread", more, agents, quarter)
+					}
+					before = written
+				}
+				if before != agents {
+					t.Errorf("%d of %d agents have written when the spread is over", before, agents)
+				}
+			})
+		})
+	}
+}
+
 // A clean exit goes on publishing for a while: the containers of a host that goes down are told of
 // as draining.
 // TestPublisherSaysWhyItWaits: after a session was lost, the reason why there is no other is told as

@@ -152,7 +152,11 @@ func (p *probe) heard() {
 func (p *probe) hurry(again bool) {
 	p.asked, p.behind = true, 0
 	p.timer.Reset(0)
-	if again && p.verify == nil {
+	if !again {
+		return
+	}
+	p.w.back()
+	if p.verify == nil {
 		p.verify = time.After(spread(p.st.keys))
 	}
 }

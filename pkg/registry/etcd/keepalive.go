@@ -23,7 +23,7 @@ func (t *tenure) keep(ctx context.Context, look func(context.Context) error) {
 	defer cancel()
 	back, again := make(chan bool, 1), make(chan struct{}, 1)
 	var others sync.WaitGroup
-	others.Go(func() { reconnects(ctx, t.client, back) })
+	others.Go(func() { Reconnects(ctx, t.client, back) })
 	others.Go(func() { t.inspect(ctx, again, look) })
 	defer func() { cancel(); others.Wait() }()
 

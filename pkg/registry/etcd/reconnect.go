@@ -7,10 +7,10 @@ import (
 	"google.golang.org/grpc/connectivity"
 )
 
-// reconnects tells back whenever the client gets a connection after it had none at all, until ctx is
+// Reconnects tells back whenever the client gets a connection after it had none at all, until ctx is
 // cancelled: true if it had one before that, false for the first. What is told while nobody reads is
 // dropped if something waits already.
-func reconnects(ctx context.Context, c *clientv3.Client, back chan<- bool) {
+func Reconnects(ctx context.Context, c *clientv3.Client, back chan<- bool) {
 	conn := c.ActiveConnection()
 	state := conn.GetState()
 	again := state == connectivity.Ready

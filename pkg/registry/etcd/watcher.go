@@ -26,6 +26,9 @@ type Watcher struct {
 	// Report is told of each answer of the cluster, and of each failure; it may be nil. While all
 	// is well, an answer comes little later than every Progress.
 	Report func(error)
+	// Back is told that the registry is back after it was away, before what has changed meanwhile is
+	// sent: all agents are about to see the same. It may be nil, and must not block.
+	Back func()
 	// Page is how many keys are read at once; 0 means 1,000.
 	Page int
 	// Progress is how long the watch may be quiet before the cluster is asked whether there is
@@ -54,7 +57,7 @@ type state struct {
 	answered bool      // the present watch has answered
 	failing  bool      // the last thing that was told is a failure
 	logged   []Cause   // of failures since it was well
-	back     chan bool // see reconnects
+	back     chan bool // see Reconnects
 }
 
 // Run implements catalog.Watcher. It sends after every list, and after every answer of the watch
@@ -65,7 +68,7 @@ func (w *Watcher) Run(ctx context.Context, out chan<- *service.Catalog) error {
 	watching := make(chan struct{})
 	go func() {
 		defer close(watching)
-		reconnects(ctx, w.Client, st.back)
+		Reconnects(ctx, w.Client, st.back)
 	}()
 	defer func() { cancel(); <-watching }()
 
@@ -129,8 +132,15 @@ func (w *Watcher) progressed(st *state) {
 	}
 	if st.failing {
 		w.Log.WithField("revision", st.revision).Info("registry is followed again")
+		w.back()
 	}
 	st.failing, st.logged = false, nil
+}
+
+func (w *Watcher) back() {
+	if w.Back != nil {
+		w.Back()
+	}
 }
 
 // list makes the builder hold what the registry holds. Nothing is changed unless all was read. What
