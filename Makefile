@@ -92,9 +92,10 @@ golden: ## write the expected files of the golden tests anew
 lint: ## golangci-lint, compiled from source: takes minutes the first time
 	@$(TOOL) golangci-lint run ./...
 
-soak: ## random faults around HAProxy, random histories of containers, and fuzz targets, an hour each (SOAKTIME, SOAKSEED, FUZZTIME), and the tests under load
+soak: ## random faults around HAProxy, random histories of containers and of the registry, and fuzz targets, an hour each (SOAKTIME, SOAKSEED, FUZZTIME), and the tests under load
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 SOAKTIME=$${SOAKTIME:-3600} TEST_WITHOUT="$(WITHOUT) docker" scripts/gotest -timeout 0 -run TestSoak ./e2e
 	@SOAKTIME=$${SOAKTIME:-3600} scripts/gotest -timeout 0 ./e2e/histories -run AnyHistory -rapid.checks=$$(($${SOAKTIME:-3600} * 100)) -rapid.seed=$${SOAKSEED:-0}
+	@SOAKTIME=$${SOAKTIME:-3600} scripts/gotest -timeout 0 ./pkg/registry/etcd -run AnyHistory -rapid.checks=$$(($${SOAKTIME:-3600} * 100)) -rapid.seed=$${SOAKSEED:-0}
 	@scripts/fuzz $${FUZZTIME:-3600}
 	@TEST_SOAK=1 SOAKTIME=$${SOAKTIME:-3600} TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 0 -run UnderLoad ./e2e
 

@@ -210,7 +210,7 @@ func (a *agent) register(stop, life context.Context, group *errgroup.Group) erro
 		},
 		Log: a.stageLog(admin.StageRegister), Report: a.state.Report(admin.StageRegister), Linger: linger,
 		Unwritten: a.state.SetRejected("publisher"),
-		Back: back, Spread: spread,
+		Back:      back, Spread: spread,
 	}
 	group.Go(func() error { etcd.Reconnects(life, a.client, back); return life.Err() })
 	var parts []register.Part

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -50,9 +51,9 @@ func (t *tenure) keep(ctx context.Context, look func(context.Context) error) {
 		case errors.Is(err, ErrLeaseLost) || time.Since(answered) >= t.ttl:
 			t.lost(err)
 			return
-		case time.Since(answered) >= t.ttl/2 && !warned:
+		case time.Since(answered) >= t.ttl/2:
+			err = t.late(err, answered, warned)
 			warned = true
-			t.log.WithError(err).WithField("unanswered", time.Since(answered).Round(time.Millisecond)).Warn("lease is not renewed")
 		}
 		t.tell(err)
 		next.Reset(t.pause(err, answered))
@@ -75,6 +76,16 @@ func (t *tenure) pause(err error, answered time.Time) time.Duration {
 	}
 	wait := t.ttl/30 + rand.N(t.ttl/30) //nolint:gosec // spreads agents, protects nothing
 	return max(0, min(wait, time.Until(answered.Add(t.ttl))))
+}
+
+// late is the alarm of a lease of which half the time has passed unanswered. It is logged once, and told
+// with each renewal that fails.
+func (t *tenure) late(err error, answered time.Time, warned bool) error {
+	since := time.Since(answered).Round(100 * time.Millisecond)
+	if !warned {
+		t.log.WithError(err).WithFields(logrus.Fields{"unanswered": since, "ttl": t.ttl}).Warn("lease is not renewed")
+	}
+	return fmt.Errorf("lease unanswered for %v, and lost after %v: %w", since, t.ttl, err)
 }
 
 func (t *tenure) recovered(warned bool) bool {

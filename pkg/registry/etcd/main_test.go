@@ -109,6 +109,22 @@ func (s *server) dial(tb testing.TB) *clientv3.Client {
 	return c
 }
 
+// becomes waits until something is so, and tells whether it is.
+func becomes(so func() bool) bool {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(patience); ; {
+		select {
+		case <-tick.C:
+			if so() {
+				return true
+			}
+		case <-limit:
+			return false
+		}
+	}
+}
+
 func limited(tb testing.TB) context.Context {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)

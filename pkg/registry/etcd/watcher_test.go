@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"pgregory.net/rapid"
 
 	"github.com/sidekick-proxy/sidekick/pkg/registry/registrytest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -299,57 +297,5 @@ func TestSlowReaderGetsTheNewest(t *testing.T) {
 	}
 	if c := feed.Next(t); c.Revision < last {
 		t.Errorf("got revision %d, want the newest, %d", c.Revision, last)
-	}
-}
-
-func TestCatalogEqualsAFreshList(t *testing.T) { // F5
-	srv := newServer(t)
-	admin := srv.dial(t)
-	l := newLink(t, srv)
-	feed := registrytest.Watch(t, newWatcher(l.dial(t)))
-	have := map[int]service.Instance{}
-	rapid.Check(t, func(rt *rapid.T) {
-		for range rapid.IntRange(1, 8).Draw(rt, "steps") {
-			step(t, rt, srv, admin, l, have)
-		}
-		var want []service.Instance
-		for _, i := range have {
-			want = append(want, i)
-		}
-		// The registry moves once more, so that there is something to wait for.
-		mark := registrytest.Instance("mark", "mark", 0)
-		mark.Weight = int(revision(t, admin) % 200)
-		put(t, admin, mark)
-		feed.Until(t, append(want, mark)...)
-	})
-}
-
-// step does one thing to the registry or to the way to it.
-func step(t *testing.T, rt *rapid.T, srv *server, admin *clientv3.Client, l *link, have map[int]service.Instance) {
-	t.Helper()
-	n := rapid.IntRange(0, 9).Draw(rt, "instance")
-	switch rapid.IntRange(0, 9).Draw(rt, "what") {
-	case 0, 1, 2, 3:
-		i := registrytest.Instance(fmt.Sprint("n", n%3), fmt.Sprint("s", n%4), n)
-		i.Weight = rapid.IntRange(0, 256).Draw(rt, "weight")
-		put(t, admin, i)
-		have[n] = i
-	case 4, 5, 6:
-		if i, ok := have[n]; ok {
-			remove(t, admin, i)
-			delete(have, n)
-		}
-	case 7:
-		if _, err := admin.Compact(limited(t), revision(t, admin)); err != nil && !strings.Contains(err.Error(), "compacted") {
-			t.Fatal(err)
-		}
-	case 8:
-		l.cut()
-		l.mend(t)
-	case 9:
-		if rapid.IntRange(0, 3).Draw(rt, "restart") == 0 {
-			srv.stop(t)
-			srv.start(t)
-		}
 	}
 }
