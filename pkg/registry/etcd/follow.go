@@ -18,13 +18,17 @@ import (
 // cannot be sure any more to see every change. It never waits for its reader while the watch has
 // something: the cluster keeps only so much for a slow one.
 func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Catalog) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	// The client keeps a stream for ever whose watch ended while it was being taken up again after a
+	// lost connection. Closing what holds the streams of this watch alone ends it in any case.
+	stream := clientv3.NewWatcher(w.Client)
+	defer stream.Close()
 	defer cancel()
-	stream, watch, err := w.open(ctx, cancel, st)
+	watch, err := w.open(ctx, cancel, stream, st)
 	if err != nil {
 		return err
 	}
-	p := newProbe(w, st)
+	p := newProbe(w, st, stream)
 	defer p.stop(cancel)
 	newest, ready := st.builder.Catalog(st.revision), out
 	for err == nil {
@@ -39,9 +43,9 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 			ready = nil
 			st.builder.Taken()
 		case <-p.timer.C:
-			err = p.next(stream)
+			err = p.next(ctx)
 		case h := <-p.headers:
-			err = p.judge(stream, h)
+			err = p.judge(ctx, h)
 		case again := <-st.back:
 			p.hurry(again)
 		case <-p.verify:
@@ -111,10 +115,11 @@ func spread(keys int) time.Duration {
 // how far it is; the cluster does not answer that while nothing was written since the watch began.
 // Then it reads the registry's revision beside the watch: if that is known, nothing can be missing;
 // if it is not, the watch must show what there is. All three take a part of Progress. The context
-// given to its methods names the watch's stream, for as long as follow runs.
+// given to its methods is the watch's own, which also names its stream.
 type probe struct {
 	w       *Watcher
 	st      *state
+	stream  clientv3.Watcher
 	timer   *time.Timer
 	headers chan header
 	verify  <-chan time.Time // nil while the connection was not lost
@@ -131,8 +136,8 @@ type header struct {
 	err   error
 }
 
-func newProbe(w *Watcher, st *state) *probe {
-	return &probe{w: w, st: st, timer: time.NewTimer(w.progress()), headers: make(chan header)}
+func newProbe(w *Watcher, st *state, stream clientv3.Watcher) *probe {
+	return &probe{w: w, st: st, stream: stream, timer: time.NewTimer(w.progress()), headers: make(chan header)}
 }
 
 func (p *probe) stop(cancel context.CancelFunc) {
@@ -162,22 +167,22 @@ func (p *probe) hurry(again bool) {
 }
 
 // next does what is due when the timer fires.
-func (p *probe) next(stream context.Context) error {
+func (p *probe) next(ctx context.Context) error {
 	switch {
 	case p.behind > 0:
 		return fmt.Errorf("%w: it shows nothing of the revisions up to %d for %v", errSilent, p.behind, p.w.progress())
 	case !p.asked:
 		p.asked = true
-		p.ask(stream)
+		p.ask(ctx)
 		p.timer.Reset(p.w.progress() / 5)
 	case !p.asking:
 		p.asking = true
 		known := p.st.revision
 		p.wg.Go(func() {
-			h := p.read(stream, known)
+			h := p.read(ctx, known)
 			select {
 			case p.headers <- h:
-			case <-stream.Done():
+			case <-ctx.Done():
 			}
 		})
 	}
@@ -185,15 +190,15 @@ func (p *probe) next(stream context.Context) error {
 }
 
 // ask asks for the watch's progress. A question that cannot be put gets no answer either.
-func (p *probe) ask(stream context.Context) {
-	ctx, cancel := context.WithTimeout(stream, 100*time.Millisecond)
+func (p *probe) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	_ = p.w.Client.RequestProgress(ctx)
+	_ = p.stream.RequestProgress(ctx)
 }
 
 // read reads the registry's revision.
-func (p *probe) read(stream context.Context, known int64) header {
-	resp, err := get(stream, p.w.Client, service.Root(p.w.Prefix), []clientv3.OpOption{clientv3.WithCountOnly()})
+func (p *probe) read(ctx context.Context, known int64) header {
+	resp, err := get(ctx, p.w.Client, service.Root(p.w.Prefix), []clientv3.OpOption{clientv3.WithCountOnly()})
 	if err != nil {
 		return header{err: fmt.Errorf("read the registry's revision: %w", err)}
 	}
@@ -202,7 +207,7 @@ func (p *probe) read(stream context.Context, known int64) header {
 
 // judge decides by what was read whether the watch can still be trusted. A registry that does not
 // answer is no reason to give the watch up: it takes itself up again when the registry is back.
-func (p *probe) judge(stream context.Context, h header) error {
+func (p *probe) judge(ctx context.Context, h header) error {
 	p.asking = false
 	if h.err != nil {
 		p.w.failed(p.st, h.err)
@@ -219,6 +224,6 @@ func (p *probe) judge(stream context.Context, h header) error {
 		return nil
 	}
 	p.behind = h.GetRevision()
-	p.ask(stream)
+	p.ask(ctx)
 	return nil
 }

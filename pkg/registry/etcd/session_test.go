@@ -10,7 +10,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,36 +20,6 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/registry/registrytest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
-
-func TestSteadyStateCostsRenewalsAndNoWrite(t *testing.T) { // P10
-	srv := newServer(t)
-	c := srv.dial(t)
-	var renewed atomic.Int64
-	four := make(chan struct{})
-	r := newRegistry(c, registrytest.Node("a", "agent-a"))
-	r.TTL = 3 * time.Second
-	r.Report = func(err error) {
-		if err != nil {
-			t.Errorf("renewal: %v", err)
-		}
-		if renewed.Add(1) == 4 {
-			close(four)
-		}
-	}
-	start := time.Now()
-	s := registrytest.Open(t, r)
-	want := registrytest.Instance("a", "web", 1)
-	registrytest.Set(t, s, want)
-	before := revision(t, c)
-	<-four
-	registrytest.Set(t, s, want)
-	if got := revision(t, c); got != before {
-		t.Errorf("%d writes while nothing changed, want none", got-before)
-	}
-	if most := int64(time.Since(start)/time.Second) + 1; renewed.Load() > most {
-		t.Errorf("%d renewals in %v, want one in a third of the 3 s that the lease lives", renewed.Load(), time.Since(start))
-	}
-}
 
 func TestForgottenLeaseIsFoundOutAtReconnect(t *testing.T) { // P3
 	srv := newServer(t)

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -53,7 +51,6 @@ type state struct {
 	revision int64  // everything up to it is in the builder
 	cluster  uint64 // whose revision it is
 	keys     int
-	tries    int       // counts watches, so that each gets a stream of its own
 	answered bool      // the present watch has answered
 	failing  bool      // the last thing that was told is a failure
 	logged   []Cause   // of failures since it was well
@@ -182,18 +179,16 @@ func (st *state) other(h *pb.ResponseHeader, revision int64) error {
 	return nil
 }
 
-// open starts a watch from the next revision on. The context that it returns belongs to the watch's
-// stream, which no other watch uses: one that hangs or lost its rights must not be used again.
-func (w *Watcher) open(ctx context.Context, cancel context.CancelFunc, st *state) (context.Context, clientv3.WatchChan, error) {
-	st.tries++
-	ctx = clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, "sidekick-watch", strconv.Itoa(st.tries)))
+// open starts a watch from the next revision on. Its ctx must end with it. It has the stream to itself:
+// one that hangs or lost its rights must not be used again.
+func (w *Watcher) open(ctx context.Context, cancel context.CancelFunc, stream clientv3.Watcher, st *state) (clientv3.WatchChan, error) {
 	limit := time.AfterFunc(w.progress(), cancel)
-	watch := w.Client.Watch(ctx, service.Root(w.Prefix), clientv3.WithPrefix(), clientv3.WithRev(st.revision+1),
+	watch := stream.Watch(ctx, service.Root(w.Prefix), clientv3.WithPrefix(), clientv3.WithRev(st.revision+1),
 		clientv3.WithFragment(), clientv3.WithProgressNotify())
 	if !limit.Stop() {
-		return nil, nil, fmt.Errorf("watch %s: no answer within %v", w.Prefix, w.progress())
+		return nil, fmt.Errorf("watch %s: no answer within %v", w.Prefix, w.progress())
 	}
-	return ctx, watch, nil
+	return watch, nil
 }
 
 func (w *Watcher) progress() time.Duration { return cmp.Or(w.Progress, 10*time.Second) }
