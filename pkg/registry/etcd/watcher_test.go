@@ -276,26 +276,81 @@ func TestRefusedWatchDoesNotHotLoop(t *testing.T) {
 	_ = admin
 }
 
+// TestSlowReaderGetsTheNewest: a reader that reads nothing while thousands of changes come holds nothing
+// up: all are taken in, so that what is kept grows with the catalog and not with the changes, and the
+// next that it gets is the newest.
 func TestSlowReaderGetsTheNewest(t *testing.T) {
 	srv := newServer(t)
 	admin := srv.dial(t)
 	w := newWatcher(srv.dial(t))
-	reached := make(chan int64, 10000)
-	w.seen = func(rev int64) { reached <- rev }
+	var reached atomic.Int64
+	w.seen = func(rev int64) { reached.Store(rev) }
 	feed := registrytest.Watch(t, w)
 	feed.Next(t)
-	for n := range 100 {
-		i := web(n % 5)
-		i.Weight = n
-		put(t, admin, i)
-	}
-	last := revision(t, admin)
-	for rev := range reached {
-		if rev >= last {
-			break
+	var last int64
+	for n := range 60 {
+		var ops []clientv3.Op
+		for k := range 100 {
+			i := web(k)
+			i.Weight = n + k
+			v, err := i.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ops = append(ops, clientv3.OpPut(i.Key(prefix), string(v)))
 		}
+		resp, err := admin.Txn(limited(t)).Then(ops...).Commit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = resp.Header.Revision
 	}
-	if c := feed.Next(t); c.Revision < last {
+	if !eventually(func() bool { return reached.Load() >= last }) {
+		t.Fatalf("the watch is at revision %d and waits for its reader, want %d", reached.Load(), last)
+	}
+	if c := feed.Next(t); c.Revision != last || len(c.Service("web").Instances) != 100 {
 		t.Errorf("got revision %d, want the newest, %d", c.Revision, last)
+	}
+}
+
+// TestWatcherSaysThatTheRegistryIsBack: what follows an outage is what all agents see at once, so it is
+// told before that is sent; the first list of an agent that was just started is none.
+func TestWatcherSaysThatTheRegistryIsBack(t *testing.T) { // F12
+	srv := newServer(t)
+	admin := srv.dial(t)
+	l := newLink(t, srv)
+	put(t, admin, web(1))
+	w := newWatcher(l.dial(t))
+	var back atomic.Int64
+	w.Back = func() { back.Add(1) }
+	feed := registrytest.Watch(t, w)
+	feed.Until(t, web(1))
+	put(t, admin, web(2))
+	feed.Until(t, web(1), web(2))
+	if n := back.Load(); n != 0 {
+		t.Errorf("told %d times without an outage", n)
+	}
+	l.cut()
+	put(t, admin, web(3))
+	l.mend(t)
+	feed.Until(t, web(1), web(2), web(3))
+	if !eventually(func() bool { return back.Load() > 0 }) {
+		t.Error("not told after the connection was lost and came back")
+	}
+	// An agent that starts while the registry is away finds it back as well.
+	l.cut()
+	late := newWatcher(l.dial(t))
+	var failed atomic.Bool
+	late.Report = func(err error) { failed.Store(failed.Load() || err != nil) }
+	var found atomic.Int64
+	late.Back = func() { found.Add(1) }
+	feed = registrytest.Watch(t, late)
+	if !eventually(failed.Load) {
+		t.Fatal("the watcher does not say that there is no registry")
+	}
+	l.mend(t)
+	feed.Next(t)
+	if found.Load() == 0 {
+		t.Error("not told before the first catalog after the registry was away")
 	}
 }
