@@ -111,7 +111,7 @@ func newSettings() *settings {
 
 	f.DurationVar(&s.settle, "settle", 10*time.Millisecond, "quiet time that ends a burst of changes; a lone change is not delayed")
 	f.DurationVar(&s.settleMax, "settle-max", 250*time.Millisecond, "longest time that a burst holds changes back")
-	f.DurationVar(&s.reloadInterval, "reload-interval", time.Second, "least time between two reloads of HAProxy")
+	f.DurationVar(&s.reloadInterval, "reload-interval", time.Second, "least time between two reloads of HAProxy; after an outage of the registry the first waits for a random part of it")
 	f.DurationVar(&s.keepStale, "keep-stale", 10*time.Minute, "how long instances stay while their addresses answer that the registry lost along with many nodes, or when it was replaced; 0 believes it in everything")
 	f.DurationVar(&s.keepEmpty, "keep-empty", time.Hour, "how long a service without instances stays, answering 503")
 	f.DurationVar(&s.maxCacheAge, "max-cache-age", 24*time.Hour, "age from which the catalog on disk is not used any more")
