@@ -181,6 +181,9 @@ func (b *Builder) replace() {
 	}
 }
 
+// Len is how many keys the builder holds, those that it turns away included.
+func (b *Builder) Len() int { return len(b.entries) }
+
 // Catalog returns what the builder holds as of that revision. Services that did not change since
 // the last one are the same pointers.
 func (b *Builder) Catalog(revision int64) *Catalog {

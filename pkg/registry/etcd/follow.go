@@ -44,6 +44,8 @@ func (w *Watcher) follow(ctx context.Context, st *state, out chan<- *service.Cat
 			st.builder.Taken()
 		case <-p.timer.C:
 			err = p.next(ctx)
+		case <-p.count.C:
+			p.look(ctx, true)
 		case h := <-p.headers:
 			err = p.judge(ctx, h)
 		case again := <-st.back:
@@ -87,6 +89,9 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 		return false, err
 	}
 	st.answered = true
+	if len(resp.Events) > 0 && resp.Events[0].Kv.ModRevision <= st.revision {
+		return false, errLate // servers before 3.5.8 may be ahead of themselves when asked for progress
+	}
 	for _, e := range resp.Events {
 		st.revision = e.Kv.ModRevision
 		if e.Type == clientv3.EventTypeDelete {
@@ -114,13 +119,16 @@ func spread(keys int) time.Duration {
 // probe finds out whether a quiet watch is alive. First it asks the cluster to say through the watch
 // how far it is; the cluster does not answer that while nothing was written since the watch began.
 // Then it reads the registry's revision beside the watch: if that is known, nothing can be missing;
-// if it is not, the watch must show what there is. All three take a part of Progress. The context
+// if it is not, the watch must show what there is. All three take a part of Progress. Now and then it
+// also compares what is known with how many keys there are, quiet or not: a watch that lost a change
+// shows the next ones as if nothing was. The context
 // given to its methods is the watch's own, which also names its stream.
 type probe struct {
 	w       *Watcher
 	st      *state
 	stream  clientv3.Watcher
 	timer   *time.Timer
+	count   *time.Timer // for the next comparison
 	headers chan header
 	verify  <-chan time.Time // nil while the connection was not lost
 	asking  bool             // the revision is being read
@@ -132,17 +140,19 @@ type probe struct {
 // header is what was read beside the watch.
 type header struct {
 	*pb.ResponseHeader
-	known int64 // when it was asked for
-	err   error
+	known  int64 // when it was asked for
+	missed bool  // there are not as many keys as were known then
+	err    error
 }
 
 func newProbe(w *Watcher, st *state, stream clientv3.Watcher) *probe {
-	return &probe{w: w, st: st, stream: stream, timer: time.NewTimer(w.progress()), headers: make(chan header)}
+	return &probe{w: w, st: st, stream: stream, timer: time.NewTimer(w.progress()), count: time.NewTimer(pauseOf(w.verify())), headers: make(chan header)}
 }
 
 func (p *probe) stop(cancel context.CancelFunc) {
 	cancel()
 	p.timer.Stop()
+	p.count.Stop()
 	p.wg.Wait()
 }
 
@@ -175,18 +185,30 @@ func (p *probe) next(ctx context.Context) error {
 		p.asked = true
 		p.ask(ctx)
 		p.timer.Reset(p.w.progress() / 5)
-	case !p.asking:
-		p.asking = true
-		known := p.st.revision
-		p.wg.Go(func() {
-			h := p.read(ctx, known)
-			select {
-			case p.headers <- h:
-			case <-ctx.Done():
-			}
-		})
+	default:
+		p.look(ctx, false)
 	}
 	return nil
+}
+
+// look reads beside the watch, unless that is being done: the revision, and perhaps how many keys there
+// are, which costs the server a walk over them.
+func (p *probe) look(ctx context.Context, count bool) {
+	if count {
+		p.count.Reset(pauseOf(p.w.verify()))
+	}
+	if p.asking {
+		return
+	}
+	p.asking = true
+	known, keys := p.st.revision, p.st.builder.Len()
+	p.wg.Go(func() {
+		h := p.read(ctx, known, keys, count)
+		select {
+		case p.headers <- h:
+		case <-ctx.Done():
+		}
+	})
 }
 
 // ask asks for the watch's progress. A question that cannot be put gets no answer either.
@@ -196,13 +218,19 @@ func (p *probe) ask(ctx context.Context) {
 	_ = p.stream.RequestProgress(ctx)
 }
 
-// read reads the registry's revision.
-func (p *probe) read(ctx context.Context, known int64) header {
-	resp, err := get(ctx, p.w.Client, service.Root(p.w.Prefix), []clientv3.OpOption{clientv3.WithCountOnly()})
+// read reads the registry's revision. How many keys there are says something only if that is the known
+// one.
+func (p *probe) read(ctx context.Context, known int64, keys int, count bool) header {
+	opts := []clientv3.OpOption{clientv3.WithCountOnly()}
+	if count {
+		opts = append(opts, clientv3.WithPrefix())
+	}
+	resp, err := get(ctx, p.w.Client, service.Root(p.w.Prefix), opts)
 	if err != nil {
 		return header{err: fmt.Errorf("read the registry's revision: %w", err)}
 	}
-	return header{ResponseHeader: resp.Header, known: known}
+	missed := count && resp.Header.GetRevision() == known && resp.Count != int64(keys)
+	return header{ResponseHeader: resp.Header, known: known, missed: missed}
 }
 
 // judge decides by what was read whether the watch can still be trusted. A registry that does not
@@ -216,6 +244,9 @@ func (p *probe) judge(ctx context.Context, h header) error {
 	}
 	if err := p.st.other(h.ResponseHeader, h.known); err != nil {
 		return err
+	}
+	if h.missed {
+		return errMissed
 	}
 	p.st.answered = true
 	p.heard()

@@ -17,7 +17,7 @@ import (
 // was restored from a backup would otherwise miss it for ever, for leases are restored as well.
 func (t *tenure) inspect(ctx context.Context, reconnected <-chan struct{}, look func(context.Context) error) {
 	const spread = 500 * time.Millisecond // over which the agents ask a registry that is back
-	timer := time.NewTimer(t.pauseOf(t.every))
+	timer := time.NewTimer(pauseOf(t.every))
 	defer timer.Stop()
 	for {
 		select {
@@ -37,9 +37,9 @@ func (t *tenure) inspect(ctx context.Context, reconnected <-chan struct{}, look 
 			t.end(err)
 			return
 		case err != nil: // the renewals tell of a registry that is away
-			timer.Reset(t.pauseOf(min(t.every, t.ttl/3)))
+			timer.Reset(pauseOf(min(t.every, t.ttl/3)))
 		default:
-			timer.Reset(t.pauseOf(t.every))
+			timer.Reset(pauseOf(t.every))
 		}
 	}
 }
@@ -50,7 +50,7 @@ func ends(err error) bool {
 }
 
 // pauseOf is about that time, and differs from agent to agent.
-func (t *tenure) pauseOf(d time.Duration) time.Duration {
+func pauseOf(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1) //nolint:gosec // spreads agents, protects nothing
 }
 

@@ -236,6 +236,7 @@ const (
 	streamsCancel       // the server cancels each watch that has something to say
 	streamsReset        // each stream ends at its next message
 	streamsMute         // nothing comes through those that there are, and new ones, ever
+	streamsLose         // what is written does not come through, all else does
 )
 
 // streams are those of a client's watches.
@@ -286,6 +287,8 @@ func (w *watched) RecvMsg(msg any) error {
 		switch mode := w.all.mode.Load(); {
 		case w.mute || mode == streamsMute:
 			w.mute = true
+			continue
+		case mode == streamsLose && len(resp.Events) > 0:
 			continue
 		case mode == streamsReset:
 			return status.Error(codes.Unavailable, "the stream was reset")

@@ -33,6 +33,9 @@ type Watcher struct {
 	// anything, and how long it may then be silent about what there is; 0 means 10 s. Asking
 	// writes nothing.
 	Progress time.Duration
+	// Verify is how often the keys that are known are compared with those that the registry counts,
+	// however much the watch shows; 0 means 5 minutes.
+	Verify time.Duration
 
 	seen func(revision int64) // told up to where everything is known, for tests
 }
@@ -43,6 +46,8 @@ var (
 	errVerify  = errors.New("the connection was lost meanwhile")
 	errOlder   = errors.New("the registry holds an older revision than it did")
 	errCluster = errors.New("the registry is another cluster than it was")
+	errLate    = errors.New("the watch shows what it had said to have shown already")
+	errMissed  = errors.New("the registry holds other keys than the watch has shown")
 )
 
 // state is what one run of a Watcher knows.
@@ -190,5 +195,7 @@ func (w *Watcher) open(ctx context.Context, cancel context.CancelFunc, stream cl
 	}
 	return watch, nil
 }
+
+func (w *Watcher) verify() time.Duration { return cmp.Or(w.Verify, 5*time.Minute) }
 
 func (w *Watcher) progress() time.Duration { return cmp.Or(w.Progress, 10*time.Second) }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -208,6 +210,45 @@ func TestSilentWatchIsReplaced(t *testing.T) { // F4
 	<-silent
 	on.Store(false)
 	feed.Until(t, web(1), web(2))
+}
+
+// TestLostChangeIsFoundOut: servers have had faults by which a watch lost a change and went on as if
+// nothing was. The number of keys tells (F4).
+func TestLostChangeIsFoundOut(t *testing.T) {
+	srv := newServer(t)
+	admin := srv.dial(t)
+	var s streams
+	w := newWatcher(s.dial(t, "unix://"+srv.dir+"/etcd.sock"))
+	w.Progress, w.Verify = 50*time.Millisecond, 100*time.Millisecond
+	put(t, admin, web(1))
+	feed := registrytest.Watch(t, w)
+	feed.Until(t, web(1))
+	s.mode.Store(streamsLose)
+	put(t, admin, web(2))
+	feed.Until(t, web(1), web(2))
+	remove(t, admin, web(1))
+	feed.Until(t, web(2))
+}
+
+// TestWatchAheadOfItselfIsNotBelieved: before 3.5.8 a server could say that it had shown all up to a
+// revision, and show a change from before that afterwards.
+func TestWatchAheadOfItselfIsNotBelieved(t *testing.T) {
+	one := web(1)
+	w, st := newWatcher(nil), &state{builder: service.NewBuilder(prefix), revision: 7, cluster: 1}
+	late := clientv3.WatchResponse{
+		Header: &pb.ResponseHeader{Revision: 9, ClusterId: 1},
+		Events: []*clientv3.Event{{Type: clientv3.EventTypePut, Kv: &mvccpb.KeyValue{Key: []byte(one.Key(prefix)), ModRevision: 7}}},
+	}
+	if _, err := w.take(st, late, true); !errors.Is(err, errLate) {
+		t.Errorf("got %v, want %v", err, errLate)
+	}
+	if st.revision != 7 || st.builder.Len() != 0 {
+		t.Errorf("it was taken in: revision %d, %d keys", st.revision, st.builder.Len())
+	}
+	late.Events[0].Kv.ModRevision = 8
+	if _, err := w.take(st, late, true); err != nil || st.revision != 8 {
+		t.Errorf("got %v at revision %d, want the next change taken in", err, st.revision)
+	}
 }
 
 func TestIdleWatchShowsThatItLives(t *testing.T) {
