@@ -303,7 +303,7 @@ func TestPublishersComeApart(t *testing.T) {
 				for range agents {
 					m, back := &memory{openErrs: tt.openErrs}, make(chan bool, 1)
 					in, end := publish(t, &Publisher{Registry: m, MinRetry: time.Hour, MaxRetry: time.Hour, Back: back, Spread: spread})
-					defer end() //nolint:errcheck // not what this is about
+					defer end()
 					in <- Set{Instances: instances("a")}
 					all, backs = append(all, m), append(backs, back)
 				}

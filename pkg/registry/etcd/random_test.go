@@ -98,7 +98,7 @@ var eventful = map[string]func(h *history, ctx context.Context, e event){
 		h.check(h.model.write(ctx, h.items(e.Key, 20, e.Other), 0))
 	},
 	"write elsewhere": func(h *history, ctx context.Context, e event) {
-		_, err := h.admin.Put(ctx, h.model.prefix+"-elsewhere", fmt.Sprint(e.Other))
+		_, err := h.admin.Put(ctx, h.model.prefix+"-elsewhere", strconv.Itoa(e.Other))
 		h.check(err)
 	},
 	"write on and on": func(h *history, ctx context.Context, e event) {
