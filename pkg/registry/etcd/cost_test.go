@@ -65,7 +65,7 @@ func TestSteadyStateCostsRenewalsAndNoWrite(t *testing.T) {
 	w.Progress = 0 // as agents have it
 	registrytest.Watch(t, w).Until(t, want)
 	revisionBefore, before := revision(t, c), asked(t)
-	if !eventually(func() bool { return renewed.Load() >= 4 }) {
+	if !becomes(func() bool { return renewed.Load() >= 4 }) {
 		t.Fatal("the lease is not renewed")
 	}
 	after, passed := asked(t), time.Since(began)
@@ -170,7 +170,7 @@ func TestReconnectsLeaveNothingBehind(t *testing.T) {
 		case <-time.After(30 * time.Second):
 			t.Fatal("the connection does not come back")
 		}
-		if !eventually(func() bool { return seen.Load() > before }) {
+		if !becomes(func() bool { return seen.Load() > before }) {
 			t.Fatal("the registry is not followed again")
 		}
 	}
@@ -179,7 +179,7 @@ func TestReconnectsLeaveNothingBehind(t *testing.T) {
 	for range times {
 		cycle()
 	}
-	if !eventually(func() bool { return runtime.NumGoroutine() <= was+10 }) {
+	if !becomes(func() bool { return runtime.NumGoroutine() <= was+10 }) {
 		t.Errorf("%d goroutines after %d reconnects, %d before", runtime.NumGoroutine(), times, was)
 	}
 	registrytest.Set(t, s, web(1), web(2)) // the session lives as well

@@ -346,7 +346,7 @@ func TestSlowReaderGetsTheNewest(t *testing.T) {
 		}
 		last = resp.Header.Revision
 	}
-	if !eventually(func() bool { return reached.Load() >= last }) {
+	if !becomes(func() bool { return reached.Load() >= last }) {
 		t.Fatalf("the watch is at revision %d and waits for its reader, want %d", reached.Load(), last)
 	}
 	if c := feed.Next(t); c.Revision != last || len(c.Service("web").Instances) != 100 {
@@ -375,7 +375,7 @@ func TestWatcherSaysThatTheRegistryIsBack(t *testing.T) { // F12
 	put(t, admin, web(3))
 	l.mend(t)
 	feed.Until(t, web(1), web(2), web(3))
-	if !eventually(func() bool { return back.Load() > 0 }) {
+	if !becomes(func() bool { return back.Load() > 0 }) {
 		t.Error("not told after the connection was lost and came back")
 	}
 	// An agent that starts while the registry is away finds it back as well.
@@ -386,7 +386,7 @@ func TestWatcherSaysThatTheRegistryIsBack(t *testing.T) { // F12
 	var found atomic.Int64
 	late.Back = func() { found.Add(1) }
 	feed = registrytest.Watch(t, late)
-	if !eventually(failed.Load) {
+	if !becomes(failed.Load) {
 		t.Fatal("the watcher does not say that there is no registry")
 	}
 	l.mend(t)
