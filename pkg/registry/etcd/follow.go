@@ -112,7 +112,7 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 // list makes sure. When a registry restarts, all agents are there at once: the more they have to
 // read, the more they spread.
 func spread(keys int) time.Duration {
-	const perKey, most = 2 * time.Millisecond, 30 * time.Second
+	const perKey, most = 2 * time.Millisecond, 5 * time.Minute
 	return rand.N(min(time.Duration(keys+1)*perKey, most)) //nolint:gosec // spreads agents, protects nothing
 }
 

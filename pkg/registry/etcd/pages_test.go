@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -50,6 +51,28 @@ func TestManyKeysAreFewPages(t *testing.T) {
 			if want := fmt.Sprintf("%s/%04d", prefix, n); key != want {
 				t.Fatalf("key %d is %s, want %s", n, key, want)
 			}
+		}
+	}
+}
+
+// F12: a list costs etcd the more, the more keys there are, and so do the agents spread that all list
+// after an outage: a thousand of them must not ask for all of 100,000 keys within half a minute.
+func TestListsSpreadWithTheKeys(t *testing.T) {
+	for _, step := range []struct {
+		keys        int
+		least, most time.Duration // of what 1,000 agents draw, the longest
+	}{
+		{0, 0, 2 * time.Millisecond},
+		{1_000, time.Second, 3 * time.Second},
+		{100_000, 150 * time.Second, 201 * time.Second},
+		{10_000_000, 4 * time.Minute, 5 * time.Minute},
+	} {
+		longest := time.Duration(0)
+		for range 1000 {
+			longest = max(longest, spread(step.keys))
+		}
+		if longest < step.least || longest > step.most {
+			t.Errorf("with %d keys the last of 1,000 agents lists after %v, want between %v and %v", step.keys, longest, step.least, step.most)
 		}
 	}
 }
