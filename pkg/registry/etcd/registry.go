@@ -36,6 +36,8 @@ type Registry struct {
 	// Report is told of each renewal of a session's lease, unless it succeeds while the last Set has
 	// not; it may be nil.
 	Report func(error)
+
+	last *tenure // the one that claimed the node last
 }
 
 // OwnedError says that another agent holds the node's name.
@@ -78,25 +80,58 @@ func (r *Registry) Open(ctx context.Context) (register.Session, error) {
 	if s.nodeValue, s.leaving, err = r.nodeValues(time.Now()); err != nil {
 		return nil, err
 	}
-	if err := s.grant(ctx, r.TTL); err != nil {
+	if err := r.enter(ctx, s, seen); err != nil {
+		s.end(err)
 		return nil, err
-	}
-	restarted, err := r.claim(ctx, s, seen)
-	if err != nil {
-		return nil, s.abandon(ctx, err)
-	}
-	// From here on the lease stays if this fails: there may be instances under it, and the next
-	// session takes them over.
-	if err := s.list(ctx); err != nil {
-		return nil, err
-	}
-	if !restarted { // what ran before that does not run now: it is left to expire, or to the first Set
-		if err := s.takeOver(ctx); err != nil {
-			return nil, err
-		}
 	}
 	s.start(ctx, s.look)
 	return s, nil
+}
+
+// enter gives the session a lease, the node, and what is registered for it.
+func (r *Registry) enter(ctx context.Context, s *session, seen holding) error {
+	adopted := r.adopt(ctx, s, seen)
+	if !adopted {
+		if err := s.grant(ctx, r.TTL); err != nil {
+			return err
+		}
+	}
+	restarted, err := r.claim(ctx, s, seen)
+	if err != nil && !adopted {
+		return s.abandon(ctx, err)
+	}
+	if err != nil {
+		return err
+	}
+	// From here on the lease stays if this fails: there may be instances under it, and the next
+	// session takes them over.
+	r.last = s.tenure
+	if err := s.list(ctx); err != nil {
+		return err
+	}
+	if !restarted { // what ran before that does not run now: it is left to expire, or to the first Set
+		return s.takeOver(ctx)
+	}
+	return nil
+}
+
+// adopt takes the lease of this registry's last session up again, if that session is over and the lease
+// lives. Then nothing has to be written anew. After an outage longer than the leases' time, etcd gives
+// each of them its time once more; if all agents wrote all their keys then, each would be sent the keys
+// of all, and etcd be too busy to renew the new leases in time.
+func (r *Registry) adopt(ctx context.Context, s *session, seen holding) bool {
+	if r.last == nil || r.last.over() == nil || seen.lease == 0 || seen.lease != r.last.lease {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), opLimit)
+	defer cancel()
+	asked := time.Now()
+	resp, err := renewed(ctx, r.Client, seen.lease)
+	if err != nil || resp.TTL <= 0 {
+		return false
+	}
+	s.lease, s.ttl, s.granted = seen.lease, time.Duration(resp.TTL)*time.Second, asked
+	return true
 }
 
 // nodeValues are what the node's key says while a session that begins now lasts, and after its end.
