@@ -22,6 +22,10 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if ours, err := fleetChild(ctx, os.Args[1:]); ours {
+		exit(err)
+		return
+	}
 	var o options
 	flag.StringVar(&o.binary, "sidekick", "bin/sidekick", "the program to measure")
 	flag.StringVar(&o.programs, "haproxy", "haproxy", "the programs of HAProxy to measure with, separated by colons")
@@ -30,7 +34,10 @@ func main() {
 	flag.IntVar(&o.containers, "containers", 10, "containers started; 0 leaves the engine out")
 	profile := flag.String("cpuprofile", "", "a file for the profile of this program, in which the driver runs but for the part agent")
 	flag.Parse()
-	err := profiled(*profile, func() error { return run(ctx, o) })
+	exit(profiled(*profile, func() error { return run(ctx, o) }))
+}
+
+func exit(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

@@ -20,8 +20,19 @@ type process struct {
 }
 
 func start(name string, args ...string) (*process, error) {
+	return startWith(nil, nil, name, args...)
+}
+
+// startWith starts a program that reads and writes these files, where they are not nil.
+func startWith(in, out *os.File, name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	if in != nil {
+		p.cmd.Stdin = in
+	}
+	if out != nil {
+		p.cmd.Stdout = out
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
