@@ -95,6 +95,11 @@ func TestDeps(t *testing.T) {
 			inTests: []string{"deploy"},
 		},
 		{
+			why:  "confd's format is known to one package",
+			what: []string{"github.com/BurntSushi/toml", "github.com/kelseyhightower/memkv", "github.com/ProtonMail/go-crypto"},
+			only: []string{"pkg/confd"},
+		},
+		{
 			why:     "the etcd server is known to one package; the gRPC proxy before it is measured",
 			what:    []string{"go.etcd.io/etcd/server"},
 			only:    []string{"pkg/registry/embedded", "bench"},

@@ -1,0 +1,153 @@
+package confd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Result is what was done for one resource, or would be.
+type Result struct {
+	Resource, Dest string
+	Change         string // in words, "" if nothing differs
+	Text           bool   // the content differs
+	Old, New       []byte
+	Shown          bool // nothing was touched
+	Err            error
+}
+
+// Once does what Run does, once: it makes each file and runs its commands, one resource after the other. With
+// show it touches nothing. It tells the result of each resource, in the order of their names, and returns
+// what went wrong. Patience is for the keys, of all resources together.
+func (s *Server) Once(ctx context.Context, patience time.Duration, show bool, each func(Result)) error {
+	results, defs, err := s.definitions()
+	if err != nil {
+		return err
+	}
+	keys, unread := s.readAll(ctx, patience, defs)
+	owed := newOwed("", s.Log)
+	for i := range results {
+		r := &results[i]
+		if def := defs[i]; def != nil && r.Err == nil {
+			if r.Err = unread[i]; r.Err == nil {
+				s.once(ctx, r, def, keys[i], show, owed)
+			}
+		}
+		each(*r)
+		if r.Err != nil {
+			err = errors.Join(err, r.Err)
+		}
+	}
+	return err
+}
+
+// definitions reads the directory. A bad resource is a result with an error, and no definition.
+func (s *Server) definitions() ([]Result, []*definition, error) {
+	f := &folder{dir: s.Dir}
+	now, err := f.look(nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, keyring, notes, err := s.read(now)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.logNotes("confd.toml", notes)
+	results := make([]Result, 0, len(now.resources))
+	defs := make([]*definition, 0, len(now.resources))
+	writers := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(now.resources)) {
+		def, notes, err := s.define(name, now.resources[name], now, o, keyring)
+		r := Result{Resource: name, Err: err}
+		if err == nil {
+			s.logNotes(name, notes)
+			r.Dest, r.Err = def.resource.Dest, s.allowed(def.resource, writers)
+			f.add(now, s.source(def.resource))
+		}
+		results, defs = append(results, r), append(defs, def)
+	}
+	return results, defs, nil
+}
+
+// add reads a file that lies outside the directory of templates.
+func (f *folder) add(s *snapshot, path string) {
+	if _, known := s.files[path]; !known {
+		s.files[path] = f.read(nil, path, largestTemplate)
+	}
+}
+
+// readAll reads the keys of all resources at the same time.
+func (s *Server) readAll(ctx context.Context, patience time.Duration, defs []*definition) (keys []map[string]string, errs []error) {
+	keys, errs = make([]map[string]string, len(defs)), make([]error, len(defs))
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, def := range defs {
+		if def == nil {
+			continue
+		}
+		wg.Go(func() {
+			if keys[i], errs[i] = s.readOnce(ctx, def.resource.Roots); errs[i] != nil {
+				errs[i] = fmt.Errorf("%s: its keys were not read within %s: %w", def.resource.Name, patience, errs[i])
+			}
+		})
+	}
+	wg.Wait()
+	return keys, errs
+}
+
+// readOnce returns the first set that the registry gives, or what it complained of last.
+func (s *Server) readOnce(ctx context.Context, roots []string) (map[string]string, error) {
+	if len(roots) == 0 {
+		return map[string]string{}, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var last error // the source's, until it has ended
+	sets, done := make(chan map[string]string), make(chan error, 1)
+	go func() {
+		done <- s.Keys.Run(ctx, roots, sets, func(err error) {
+			if err != nil && ctx.Err() == nil {
+				last = err
+			}
+		})
+	}()
+	select {
+	case keys := <-sets:
+		cancel()
+		<-done //nolint:errcheck // it was told to end
+		return keys, nil
+	case err := <-done:
+		if last != nil {
+			err = last
+		}
+		return nil, err
+	}
+}
+
+// once makes one file, or shows what it would be.
+func (s *Server) once(ctx context.Context, r *Result, d *definition, keys map[string]string, show bool, owed *owed) {
+	text, _, err := s.render(ctx, d, keys, newLookups())
+	if err != nil {
+		r.Err = err
+		return
+	}
+	t, err := d.resource.target(text)
+	if err != nil {
+		r.Err = fmt.Errorf("%s: %w", d.resource.Name, err)
+		return
+	}
+	differs, err := t.compare()
+	if err != nil {
+		r.Err = fmt.Errorf("%s: %w", d.resource.Name, err)
+		return
+	}
+	r.Change, r.Text, r.Old, r.New = differs.String(), differs.text, differs.old, text
+	if r.Shown = show || d.options.Noop; !r.Shown {
+		r.Err = s.apply(ctx, d, text, owed)
+	}
+}
