@@ -33,13 +33,20 @@ type renderOptions struct {
 func renderCommand() *cobra.Command {
 	s := newSettings()
 	var o renderOptions
+	var c confdOptions
 	cmd := &cobra.Command{
 		Use: "render", Short: "What the template makes of the catalog, without touching anything", Args: noArguments,
 		Long: "Prints the file(s) that HAProxy would be given. The catalog comes from this host's agent, from the\n" +
-			"registry (--direct), or from a file (--catalog), as `sidekick services -o catalog` prints it.",
+			"registry (--direct), or from a file (--catalog), as `sidekick services -o catalog` prints it.\n\n" +
+			"With --confd-dir it shows what that directory's resources would write, from the keys in the registry;\n" +
+			"with --onetime it writes them and runs their commands.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			forConfd := c.onetime || c.noop || cmd.Flags().Changed("confd-dir") // not by the agent's environment
 			if err := s.load(environ()); err != nil {
 				return err
+			}
+			if forConfd {
+				return s.renderConfd(cmd, c)
 			}
 			if o.print {
 				_, err := io.WriteString(cmd.OutOrStdout(), templates.HAProxy)
@@ -52,7 +59,8 @@ func renderCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&o.direct, "direct", false, "take the catalog from the registry")
 	cmd.Flags().BoolVar(&o.check, "check", false, "have HAProxy check the result; exit code 3 when it refuses")
 	cmd.Flags().BoolVar(&o.print, "print-template", false, "print the built-in template instead, to start your own from")
-	s.offer(cmd, []string{"admin", "state-dir"}, registrySettings, templateSettings)
+	c.offer(cmd)
+	s.offer(cmd, []string{"admin", "state-dir", "confd-dir", "confd-prefix"}, registrySettings, templateSettings, logSettings)
 	return cmd
 }
 

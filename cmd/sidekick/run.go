@@ -128,6 +128,9 @@ func (s *settings) runAgent(stop context.Context) error {
 		group.Go(func() error { return a.followEndpoints(life) })
 	}
 	a.serve(life, group)
+	if a.confdDir != "" {
+		a.serveConfd(life, group)
+	}
 	group.Go(func() error { defer end(); return a.register(stop, life, group) })
 	if err := group.Wait(); !errors.Is(err, context.Canceled) {
 		return err
@@ -165,6 +168,9 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 	}
 	if s.haproxy == off {
 		stages = stages[:len(stages)-1]
+	}
+	if s.confdDir != "" {
+		stages = append(stages, admin.StageConfd)
 	}
 	a.state = admin.NewState(s.node, version, stages, a.proxyFacts, time.Now)
 	a.state.SetCauses(etcd.Causes())

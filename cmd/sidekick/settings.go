@@ -60,6 +60,8 @@ type settings struct {
 	template string
 	set      map[string]string
 
+	confdDir, confdPrefix string
+
 	haproxy, haproxyBin, haproxyConfig        string
 	haproxyMasterSocket, haproxyRuntimeSocket string
 	httpListen, statsListen                   string
@@ -98,6 +100,9 @@ func newSettings() *settings {
 
 	f.StringVar(&s.template, "template", "", "`file` of the HAProxy template (default: the built-in one); a change is taken up at once")
 	f.StringToStringVar(&s.set, "set", nil, "`KEY=VALUE` for the template; may be repeated")
+
+	f.StringVar(&s.confdDir, "confd-dir", "", "`directory` in confd's format (conf.d, templates) to serve as well; a change is taken up at once")
+	f.StringVar(&s.confdPrefix, "confd-prefix", "", "`PREFIX` of its keys, in the place of those in its files")
 
 	f.StringVar(&s.haproxy, "haproxy", haproxyManaged, "\"managed\" (a child of the agent), \"external\" (reached by its master socket) or \"off\"")
 	f.StringVar(&s.haproxyBin, "haproxy-bin", "haproxy", "HAProxy's `program`")

@@ -18,6 +18,7 @@ const (
 	StageWatch    Stage = "watch"
 	StageRender   Stage = "render"
 	StageHAProxy  Stage = "haproxy"
+	StageConfd    Stage = "confd" // beside that way: from keys to files
 )
 
 // StageStatus is what is known of one stage. It is part of the status format.
