@@ -41,6 +41,14 @@ func (a *agent) serveConfd(life context.Context, group *errgroup.Group) {
 	group.Go(func() error { return server.Run(life) })
 }
 
+// validateConfd finds what is wrong with the files of --confd-dir.
+func (s *settings) validateConfd(ctx context.Context) error {
+	if s.confdDir == "" {
+		return nil
+	}
+	return s.newConfd(nil, s.newLogger(io.Discard)).Faults(ctx)
+}
+
 // confdOptions are what confd's own command line says by the same names.
 type confdOptions struct{ onetime, noop bool }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -17,7 +18,7 @@ func validateCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use: "validate [FILE…]", Short: "Settings and template, or what the services of compose files would be registered as",
-		Long: "Without files it checks the settings as `sidekick run` would take them, the template and the services files. With compose files\n" +
+		Long: "Without files it checks the settings as `sidekick run` would take them, the template, the services files and --confd-dir. With compose files\n" +
 			"it says for each of their services what would be registered under the same settings, and if not, why.\n" +
 			"Nothing is touched: neither registry nor engine nor HAProxy. Exit code 3 when something is refused.",
 		RunE: func(cmd *cobra.Command, files []string) error {
@@ -27,7 +28,7 @@ func validateCommand() *cobra.Command {
 			if output == "json" && len(files) == 0 {
 				return usageError{errors.New("-o json is for compose files: name one")}
 			}
-			if err := s.validateAll(len(files) == 0); err != nil {
+			if err := s.validateAll(cmd.Context(), len(files) == 0); err != nil {
 				return refusedError{err}
 			}
 			if len(files) == 0 {
@@ -43,13 +44,13 @@ func validateCommand() *cobra.Command {
 }
 
 // validateAll finds all faults of the settings; with whole, also of those that only an agent needs.
-func (s *settings) validateAll(whole bool) error {
+func (s *settings) validateAll(ctx context.Context, whole bool) error {
 	err := found(s.load(environ()))
 	if !whole {
 		return err
 	}
 	_, errRegistry := s.registryConfig()
-	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices())
+	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices(), s.validateConfd(ctx))
 }
 
 // validateServices finds what is wrong with the services files.

@@ -73,6 +73,25 @@ func (s *Server) definitions() ([]Result, []*definition, error) {
 	return results, defs, nil
 }
 
+// Faults says what is wrong with the directory's files, as far as that shows without keys.
+func (s *Server) Faults(ctx context.Context) error {
+	results, defs, err := s.definitions()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, r := range results {
+		errs = append(errs, r.Err)
+		if r.Err != nil {
+			continue
+		}
+		if _, err := s.rendering(ctx, defs[i], nil, newLookups()).parse(s.source(defs[i].resource)); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.Resource, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // add reads a file that lies outside the directory of templates.
 func (f *folder) add(s *snapshot, path string) {
 	if _, known := s.files[path]; !known {

@@ -50,6 +50,24 @@ conf.d/db.toml /out/db "new" ""->"d" shown=%[1]v err=false
 	}
 }
 
+// Faults finds without any key what is wrong with the files.
+func TestFaults(t *testing.T) {
+	b := newBed(t, nil, "templates/app.tmpl", appText, "conf.d/app.toml", appFile)
+	if err := b.server.Faults(t.Context()); err != nil {
+		t.Errorf("a good directory: got %v", err)
+	}
+	b.write("templates/db.tmpl", "{{getv}")
+	b.write("conf.d/db.toml", dbFile)
+	b.write("conf.d/other.toml", "[template]\nsrc = \"no.tmpl\"\ndest = \"OUT/x\"\n")
+	b.write("conf.d/second.toml", appFile)
+	err := b.server.Faults(t.Context())
+	for _, part := range []string{"conf.d/db.toml: template: db.tmpl:1: ", "conf.d/other.toml: ", "no.tmpl: no such file or directory", "conf.d/second.toml: dest "} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("got %v, want %q in it", err, part)
+		}
+	}
+}
+
 // Without an answer of the registry nothing is made, and it is said which resource waited for what.
 func TestOnceWithoutTheRegistry(t *testing.T) {
 	keys := newRegistry("/app/a", "1")

@@ -30,14 +30,18 @@ type rendering struct {
 
 // render makes a resource's text, and tells which files it was made of.
 func (s *Server) render(ctx context.Context, d *definition, keys map[string]string, l *lookups) (text []byte, used map[string]content, err error) {
-	store := d.resource.store(keys)
-	r := &rendering{dir: s.templates(), files: d.files, used: map[string]content{}, funcs: s.functions(ctx, store, d.keyring, l)}
-	r.funcs["include"] = r.include
+	r := s.rendering(ctx, d, keys, l)
 	text, err = r.execute(s.source(d.resource), nil)
 	if err != nil {
 		return nil, r.used, fmt.Errorf("%s: %w", d.resource.Name, err)
 	}
 	return text, r.used, nil
+}
+
+func (s *Server) rendering(ctx context.Context, d *definition, keys map[string]string, l *lookups) *rendering {
+	r := &rendering{dir: s.templates(), files: d.files, used: map[string]content{}, funcs: s.functions(ctx, d.resource.store(keys), d.keyring, l)}
+	r.funcs["include"] = r.include
+	return r
 }
 
 // functions are all that templates can call, over the keys of one resource.
@@ -66,23 +70,27 @@ func (s *Server) getenv(name string, others ...string) string {
 
 // execute makes the text of one template. In messages it goes by its file's name, as in confd.
 func (r *rendering) execute(path string, data any) ([]byte, error) {
-	c, ok := r.files[path]
-	if !ok {
-		c.fault = "there is no such template"
-	}
 	r.used[path] = r.files[path]
-	if c.fault != "" {
-		return nil, fmt.Errorf("%s: %s", path, c.fault)
-	}
-	t, err := template.New(filepath.Base(path)).Funcs(r.funcs).Parse(c.text)
+	t, err := r.parse(path)
 	if err != nil {
-		return nil, err // says file and line
+		return nil, err
 	}
 	var out bytes.Buffer
 	if err := t.Execute(&out, data); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+func (r *rendering) parse(path string) (*template.Template, error) {
+	c, ok := r.files[path]
+	if !ok {
+		c.fault = "there is no such template"
+	}
+	if c.fault != "" {
+		return nil, fmt.Errorf("%s: %s", path, c.fault)
+	}
+	return template.New(filepath.Base(path)).Funcs(r.funcs).Parse(c.text) // an error says file and line
 }
 
 // include makes the text of another template in the same directory.

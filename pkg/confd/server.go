@@ -170,6 +170,9 @@ func (d *director) take(ctx context.Context) {
 	if d.options == nil {
 		return // without the prefix no key is known
 	}
+	if len(d.taken.resources) == 0 {
+		d.Log.WithField("directory", d.Dir).Warn("conf.d has no resource file (*.toml)")
+	}
 	writers := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(d.taken.resources)) {
 		d.takeResource(ctx, name, d.taken.resources[name], writers)

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 // keysRun is a Keys that runs, and what it has sent and reported.
@@ -168,4 +171,49 @@ func TestKeysAmongOthersWrites(t *testing.T) {
 	}
 	putAll(t, admin, map[string]string{"/db/x": "1"})
 	r.until(t, map[string]string{"/db/x": "1"})
+}
+
+// F4: what was written while the watch was cut off, and compacted before it came back, is there all the same.
+func TestKeysOfACompactedRegistry(t *testing.T) {
+	srv := newServer(t)
+	admin := srv.dial(t)
+	l := newLink(t, srv)
+	putAll(t, admin, map[string]string{"/app/a": "1", "/app/b": "1"})
+	r := runKeys(t, l.dial(t), "/app")
+	r.until(t, map[string]string{"/app/a": "1", "/app/b": "1"})
+	l.cut()
+	removeKey(t, admin, "/app/a")
+	putAll(t, admin, map[string]string{"/app/b": "2"})
+	if _, err := admin.Compact(limited(t), revision(t, admin)); err != nil {
+		t.Fatal(err)
+	}
+	putAll(t, admin, map[string]string{"/app/c": "3"})
+	l.mend(t)
+	r.until(t, map[string]string{"/app/b": "2", "/app/c": "3"})
+}
+
+// F4: a watch that shows nothing any more, though it stands, is given up and another one started.
+func TestKeysBySilentWatch(t *testing.T) {
+	srv := newServer(t)
+	admin := srv.dial(t)
+	var on atomic.Bool
+	mute := func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		s, err := open(ctx, desc, cc, method, opts...)
+		return muted{s, &on}, err
+	}
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{"unix://" + srv.dir + "/etcd.sock"}, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithChainStreamInterceptor(mute)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	r := runKeys(t, c, "/app")
+	r.until(t, map[string]string{})
+	on.Store(true)
+	putAll(t, admin, map[string]string{"/app/a": "1"})
+	r.reported(t, true)
+	on.Store(false)
+	r.until(t, map[string]string{"/app/a": "1"})
 }
