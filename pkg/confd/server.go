@@ -296,7 +296,7 @@ func (s *Server) logNotes(name string, what []string) {
 }
 
 // tell logs what has become wrong or right, and reports how all do. What goes on failing is reported only
-// when something happened.
+// when something happened, and waiting for the first keys is neither success nor failure.
 func (d *director) tell(news bool) {
 	wrong := maps.Clone(d.faults)
 	for name, err := range d.states {
@@ -305,10 +305,15 @@ func (d *director) tell(news bool) {
 		}
 	}
 	var errs []error
+	waiting := len(wrong) > 0
 	for _, name := range slices.Sorted(maps.Keys(wrong)) {
 		err := wrong[name]
 		errs = append(errs, err)
-		if d.said[name] != err.Error() && !errors.Is(err, errUnread) {
+		if errors.Is(err, errUnread) {
+			continue
+		}
+		waiting = false
+		if d.said[name] != err.Error() {
 			d.said[name] = err.Error()
 			d.Log.WithField("resource", name).Warn(err)
 		}
@@ -319,7 +324,7 @@ func (d *director) tell(news bool) {
 			d.Log.WithField("resource", name).Info("in order again")
 		}
 	}
-	if d.Report != nil && (news || len(errs) == 0) {
+	if d.Report != nil && !waiting && (news || len(errs) == 0) {
 		d.Report(errors.Join(errs...))
 	}
 }

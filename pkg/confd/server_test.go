@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -258,6 +259,32 @@ func TestUnknownIsNotEmpty(t *testing.T) {
 	b.keys.fail(nil)
 	b.holds("app", "new: ") // known to be empty
 	b.says("")
+}
+
+// Waiting for the first answer of the registry is no failure, and no success.
+func TestWaitingIsNotReported(t *testing.T) {
+	b := newBed(t, newRegistry("/db", "d"), "templates/app.tmpl", appText, "conf.d/app.toml", appFile, "templates/db.tmpl", dbText, "conf.d/db.toml", dbFile)
+	b.server.Keys = slowSource{b.keys, "/app"}
+	b.run()
+	b.holds("db", "d")
+	b.end()
+	if len(b.reports) > 0 {
+		t.Errorf("reported: %v", b.reports)
+	}
+}
+
+// slowSource says nothing of one root.
+type slowSource struct {
+	*registry
+	root string
+}
+
+func (s slowSource) Run(ctx context.Context, roots []string, out chan<- map[string]string, report func(error)) error {
+	if roots[0] == s.root {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.registry.Run(ctx, roots, out, report)
 }
 
 // A template that includes others is made anew when one of them changes; one that nobody includes is nothing.
