@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -52,36 +51,16 @@ type heard struct {
 // report is told of each answer of the cluster, and of each failure; what was sent stays true as far as
 // is known. Everything is listed again when the watch cannot be trusted any more.
 func (k *Keys) Run(ctx context.Context, roots []string, out chan<- map[string]string, report func(error)) error {
-	ctx, cancel := context.WithCancel(ctx)
 	st := &keysState{roots: roots, back: make(chan bool, 1), report: report}
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		Reconnects(ctx, k.Client, st.back)
-	}()
-	defer func() { cancel(); <-watching }()
-
-	wait := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}
-	wait.Reset()
-	for {
+	try := func(ctx context.Context) (answered bool, err error) {
 		st.answered = false
-		err := k.list(ctx, st)
-		if err == nil {
+		if err = k.list(ctx, st); err == nil {
 			report(nil)
 			err = k.follow(ctx, st, out)
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if st.answered {
-			wait.Reset()
-		}
-		if errors.Is(err, errVerify) {
-			continue
-		}
-		report(err)
-		pause(ctx, wait.NextBackOff(), st.back)
+		return st.answered, err
 	}
+	return persist(ctx, k.Client, st.back, try, report)
 }
 
 // list reads all roots as they were at one revision. Nothing is changed unless all was read.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -65,47 +64,16 @@ type state struct {
 // Run implements catalog.Watcher. It sends after every list, and after every answer of the watch
 // that changed something; answers that arrive while the reader is busy become one catalog.
 func (w *Watcher) Run(ctx context.Context, out chan<- *service.Catalog) error {
-	ctx, cancel := context.WithCancel(ctx)
 	st := &state{builder: service.NewBuilder(w.Prefix), back: make(chan bool, 1)}
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		Reconnects(ctx, w.Client, st.back)
-	}()
-	defer func() { cancel(); <-watching }()
-
-	wait := &backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}
-	wait.Reset()
-	for {
+	try := func(ctx context.Context) (answered bool, err error) {
 		st.answered = false
-		err := w.list(ctx, st)
-		if err == nil {
+		if err = w.list(ctx, st); err == nil {
 			w.progressed(st)
 			err = w.follow(ctx, st, out)
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if st.answered {
-			wait.Reset()
-		}
-		if errors.Is(err, errVerify) {
-			continue
-		}
-		w.failed(st, err)
-		pause(ctx, wait.NextBackOff(), st.back)
+		return st.answered, err
 	}
-}
-
-// pause waits for that time, or until the connection is back.
-func pause(ctx context.Context, d time.Duration, back <-chan bool) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-back:
-	case <-ctx.Done():
-	}
+	return persist(ctx, w.Client, st.back, try, func(err error) { w.failed(st, err) })
 }
 
 // failed tells of a failure, and logs it if things were well before, or were bad for other causes.
