@@ -21,6 +21,15 @@ const (
 	DefaultCloseTimeout = 5 * time.Second
 )
 
+// A session that was lost this soon after the one before was lost too early, and each such loss makes the
+// pause longer, up to the longest. A registry that is too busy to keep the sessions of a whole fleet is
+// not helped by all of them writing everything anew at once.
+const (
+	lostEarly    = 2 * time.Minute
+	firstPause   = 500 * time.Millisecond
+	longestPause = time.Minute
+)
+
 // Publisher makes a registry hold the newest set that it was given.
 type Publisher struct {
 	Registry Registry
@@ -60,6 +69,7 @@ func (p *Publisher) Run(ctx context.Context, in <-chan Set) error {
 			RandomizationFactor: 0.5, Multiplier: 2,
 		},
 	}
+	l.losses = &backoff.ExponentialBackOff{InitialInterval: firstPause, MaxInterval: longestPause, RandomizationFactor: 0.5, Multiplier: 4}
 	l.retry.Stop()
 	l.linger.Stop()
 	l.pause.Reset()
@@ -96,7 +106,8 @@ type publishing struct {
 	waiting bool               // for retry
 	retry   *time.Timer
 	linger  *time.Timer
-	pause   *backoff.ExponentialBackOff
+	pause   *backoff.ExponentialBackOff // after failures
+	losses  *backoff.ExponentialBackOff // after sessions lost too early
 }
 
 // result is the outcome of an operation: of an opening if it has a session or err and opened is
@@ -237,7 +248,8 @@ func (l *publishing) spread() time.Duration {
 }
 
 // lose gives up a session whose lease is gone. The next is opened at once, but for the spread, unless
-// this one did not last: sessions that keep taking the node from each other must not do so at full speed.
+// this one did not last: neither may sessions that keep taking the node from each other do so at full
+// speed, nor may a fleet keep a registry so busy that it loses them all again.
 func (l *publishing) lose(work context.Context) {
 	l.Log.Warn("registry session lost; opening a new one")
 	l.report(errors.New("the registry session was lost"))
@@ -252,8 +264,10 @@ func (l *publishing) lose(work context.Context) {
 	l.session, l.written, l.inRegistry = nil, false, nil
 	l.failing, l.told = true, nil // so that the return is logged, and why it takes long if it does
 	pause := l.spread()
-	if time.Since(l.lost) < orDefault(l.MaxRetry, DefaultMaxRetry) {
-		pause = l.pause.NextBackOff()
+	if time.Since(l.lost) < lostEarly {
+		pause = l.losses.NextBackOff()
+	} else {
+		l.losses.Reset()
 	}
 	l.lost = time.Now()
 	l.wait(pause)

@@ -333,6 +333,45 @@ func TestPublishersComeApart(t *testing.T) {
 	}
 }
 
+// A registry that is too busy to keep sessions gets more and more time: the pauses grow to a minute or so,
+// also when each session lasts as long as a lease. After one that lasts, the next loss is mended at once
+// (F12, P3).
+func TestPublisherGivesABusyRegistryTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lease, spread = 15 * time.Second, 100 * time.Millisecond
+		m := &memory{}
+		in, end := publish(t, &Publisher{Registry: m, Spread: spread})
+		in <- Set{Instances: instances("a")}
+		again := func(lasts time.Duration) (pause time.Duration) {
+			time.Sleep(lasts)
+			opened, sessions := 0, 0
+			m.do(func() { sessions = len(m.sessions); close(m.sessions[sessions-1].done) })
+			began := time.Now()
+			for opened <= sessions {
+				time.Sleep(spread / 10)
+				m.do(func() { opened = len(m.sessions) })
+			}
+			return time.Since(began)
+		}
+		if pause := again(time.Hour); pause > 2*spread {
+			t.Errorf("the first loss: a pause of %v, want %v at most", pause, spread)
+		}
+		var pauses []time.Duration
+		for range 8 {
+			pauses = append(pauses, again(lease))
+		}
+		if first, last := pauses[0], pauses[len(pauses)-1]; first > time.Second || last < 30*time.Second || last > 91*time.Second {
+			t.Errorf("one loss after the other: pauses of %v", pauses)
+		}
+		if pause := again(time.Hour); pause > 2*spread {
+			t.Errorf("after a session that lasted: a pause of %v, want %v at most", pause, spread)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A clean exit goes on publishing for a while: the containers of a host that goes down are told of
 // as draining.
 // TestPublisherSaysWhyItWaits: after a session was lost, the reason why there is no other is told as
