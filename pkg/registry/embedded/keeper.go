@@ -66,16 +66,19 @@ func (k *Keeper) Start(ctx context.Context) error {
 
 // Run starts the server again whenever it has ended, until ctx is done. The server itself goes on then.
 func (k *Keeper) Run(ctx context.Context) error {
-	pause := firstPause
+	pause, told := firstPause, ""
 	for {
 		lived, reason, err := k.process.wait(ctx)
 		if err != nil {
 			return err
 		}
 		if lived >= goodLife {
-			pause = firstPause
+			pause, told = firstPause, ""
 		}
-		k.Log.WithError(reason).WithField("again in", pause.String()).Error("the embedded etcd ended: what is routed stays as it is until it is back")
+		if why := reason.Error(); why != told { // each attempt may fail alike for days
+			told = why
+			k.Log.WithError(reason).WithField("again in", pause.String()).Error("the embedded etcd ended: what is routed stays as it is until it is back")
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

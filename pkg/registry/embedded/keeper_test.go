@@ -287,6 +287,21 @@ func TestKeeperStartsAServerThatEndedAgain(t *testing.T) {
 	}
 }
 
+// TestWhatFailsAgainAndAgainIsToldOnce: and what fails for another reason is told again.
+func TestWhatFailsAgainAndAgainIsToldOnce(t *testing.T) {
+	k, said := keep(t, shortDir(t))
+	tries := filepath.Join(k.Dir, "tries")
+	k.Command = []string{"/bin/sh", "-c", `echo >> "$0"; echo failed "no room after $(($(wc -l < "$0") / 3)) times three"`, tries}
+	if err := k.Start(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	run(t, k)
+	until(t, "it says that the third try failed", func() bool { return strings.Contains(said.String(), "after 1 times three") })
+	if n := strings.Count(said.String(), "the embedded etcd ended"); n != 2 {
+		t.Errorf("the end was told %d times, want once for each reason", n)
+	}
+}
+
 // TestServerEndsWithItsKeeper: however the keeper's process ends, its end closes the server's input.
 func TestServerEndsWithItsKeeper(t *testing.T) {
 	dir := shortDir(t)
