@@ -81,6 +81,18 @@ func (a *authority) current(ctx context.Context) (string, error) {
 	return token, nil
 }
 
+// ready gets a token if there is none. Its errors are those that a request without one ends with.
+func (a *authority) ready(ctx context.Context) error {
+	if a.user == "" {
+		return nil
+	}
+	_, err := a.current(ctx)
+	if _, known := status.FromError(err); !known {
+		return status.Errorf(codes.Unauthenticated, "creds failed due to error: %v", err)
+	}
+	return err
+}
+
 const refused = "the registry refuses the user name or the password"
 
 func (a *authority) authenticate(ctx context.Context) (string, error) {

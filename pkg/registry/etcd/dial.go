@@ -101,7 +101,8 @@ func newConnection(cfg Config) (*connection, error) {
 
 // client is the library's configuration.
 func (cfg Config) client(l *connection) clientv3.Config {
-	options := slices.Concat(l.auth.options(), l.why.options(), []grpc.DialOption{
+	tries := []grpc.DialOption{grpc.WithChainUnaryInterceptor(l.unary)}
+	options := slices.Concat(tries, l.auth.options(), l.why.options(), []grpc.DialOption{
 		grpc.WithTransportCredentials(l.transport),
 		grpc.WithChainUnaryInterceptor(requireLeader),
 		grpc.WithIdleTimeout(0), // the library changes endpoints without a lock while a connection awakes

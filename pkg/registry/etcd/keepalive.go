@@ -17,7 +17,8 @@ import (
 // tries again soon, and at once when the connection is back: a cluster that has forgotten the lease
 // is then found out before it is missed. A lease that the cluster does not know, or that nobody
 // answered for as long as it lives, is lost. Meanwhile look looks from time to time whether the
-// registry holds what was written.
+// registry holds what was written, and soon when a member is back that was silent: it may have done late
+// what it was asked before.
 func (t *tenure) keep(ctx context.Context, look func(context.Context) error) {
 	defer close(t.ended)
 	ctx, cancel := context.WithCancel(ctx)
@@ -28,7 +29,7 @@ func (t *tenure) keep(ctx context.Context, look func(context.Context) error) {
 	others.Go(func() { t.inspect(ctx, again, look) })
 	defer func() { cancel(); others.Wait() }()
 
-	answered, warned := t.granted, false
+	answered, warned, returns := t.granted, false, t.returns()
 	next := time.NewTimer(time.Until(answered.Add(t.ttl / 3)))
 	defer next.Stop()
 	for {
@@ -48,6 +49,7 @@ func (t *tenure) keep(ctx context.Context, look func(context.Context) error) {
 			return
 		case err == nil:
 			answered, warned = asked, t.recovered(warned)
+			returns = t.lookAfter(returns, again)
 		case errors.Is(err, ErrLeaseLost) || time.Since(answered) >= t.ttl:
 			t.lost(err)
 			return
@@ -58,6 +60,23 @@ func (t *tenure) keep(ctx context.Context, look func(context.Context) error) {
 		t.tell(err)
 		next.Reset(t.pause(err, answered))
 	}
+}
+
+// lookAfter has the registry looked at if a member came back since that count, and returns the new one.
+func (t *tenure) lookAfter(returns int, again chan<- struct{}) int {
+	now := t.returns()
+	if now != returns {
+		wake(again)
+	}
+	return now
+}
+
+// returns is how often a member of the cluster came back that was silent for a while.
+func (t *tenure) returns() int {
+	if l := connectionOf(t.client); l != nil {
+		return l.transport.returned()
+	}
+	return 0
 }
 
 // wake makes the reader of a channel with room for one go, if it is not about to already.

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 )
 
 // granted takes a lease. Servers may grant more time than was asked for.
@@ -47,8 +48,15 @@ func askRenewal(ctx context.Context, c *clientv3.Client, lease clientv3.LeaseID)
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(lease)}); err != nil {
 		return nil, err
 	}
-	return stream.Recv()
+	resp, err := stream.Recv()
+	if at, ok := peer.FromContext(stream.Context()); ok {
+		if l := connectionOf(c); l != nil {
+			l.transport.took(at, time.Since(began), err)
+		}
+	}
+	return resp, err
 }

@@ -22,11 +22,15 @@ type transport struct {
 	wallet *wallet
 	secure atomic.Bool
 
-	mu   sync.Mutex
-	open map[net.Conn]string // by the name of the endpoint
+	mu      sync.Mutex
+	open    map[*tracked]string // by the name of the endpoint
+	mute    map[string]bool     // endpoints that were silent when they were asked last
+	returns int                 // see returned
 }
 
-func newTransport(w *wallet) *transport { return &transport{wallet: w, open: map[net.Conn]string{}} }
+func newTransport(w *wallet) *transport {
+	return &transport{wallet: w, open: map[*tracked]string{}, mute: map[string]bool{}}
+}
 
 // ClientHandshake implements credentials.TransportCredentials. With TLS the chain of the server's
 // certificate and the endpoint's name are checked.
@@ -68,7 +72,8 @@ func (t *transport) track(authority string, raw net.Conn) net.Conn {
 // tracked is a connection that says when it ends.
 type tracked struct {
 	net.Conn
-	t *transport
+	t      *transport
+	silent bool // guarded by t.mu; see took
 }
 
 // Close closes the connection.
