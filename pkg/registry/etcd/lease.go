@@ -53,7 +53,7 @@ func askRenewal(ctx context.Context, c *clientv3.Client, lease clientv3.LeaseID)
 		return nil, err
 	}
 	resp, err := stream.Recv()
-	if at, ok := peer.FromContext(stream.Context()); ok {
+	if at, ok := peer.FromContext(stream.Context()); ok { //nolint:contextcheck // the stream's says where it goes
 		if l := connectionOf(c); l != nil {
 			l.transport.took(at, time.Since(began), err)
 		}
