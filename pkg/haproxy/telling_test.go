@@ -95,9 +95,14 @@ func TestUnknownIsExplained(t *testing.T) {
 			}
 		}
 		explained(b.apply(t, text), "for the first time")
+		before := b.worker(t)
 		if _, _, err := b.driver.master.reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		haproxytest.Until(t, "another worker", func() bool { // 2.6 answers before it has one
+			i, err := b.driver.api.info(t.Context())
+			return err == nil && i.worker != before
+		})
 		explained(b.apply(t, b.text("", "s2 "+one)), "reloaded by somebody else")
 		b.stop()
 		if _, err := ask(t.Context(), b.cfg.RuntimeSocket, "set server be_web/s2 weight 50"); err != nil {
