@@ -644,3 +644,25 @@ func TestSentences(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// TestDepartingAgainBeforeItIsSeen: F14. A node is back, writes an instance in another service, and departs
+// again, all before this host has looked: there is one suspect of that key, and it ends.
+func TestDepartingAgainBeforeItIsSeen(t *testing.T) {
+	w := newWorld(t)
+	w.has("a", "b")
+	w.expire("a", "b")
+	w.mark(service.Node{Name: "a", Agent: "a", Claimed: time.Unix(9, 0)})
+	moved := instance("a", 1)
+	moved.Service = "moved"
+	w.write(moved, true)
+	w.expire("a")
+	w.want("a/1? a/2? b/1? b/2?")
+	if s := w.now.Service("moved"); s == nil || len(s.Instances) != 1 {
+		t.Errorf("a/1 is not listed in the service that it was in last: %+v", w.now.Services)
+	}
+	w.pass(keep)
+	w.want("")
+	if len(w.g.probes.heap) > 0 || len(w.g.probes.all) > 0 {
+		t.Errorf("%d suspects are probed for ever", len(w.g.probes.heap))
+	}
+}

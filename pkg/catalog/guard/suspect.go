@@ -33,8 +33,12 @@ type suspect struct {
 	ended  bool
 }
 
-// suspect puts an instance in doubt, which was not.
+// suspect puts an instance in doubt. One of that key may have been so before, if it was written and went
+// again between two catalogs.
 func (g *Guard) suspect(d *doubted, i *service.Instance, at time.Time) {
+	if old := d.suspects[i.ID]; old != nil {
+		g.end(old)
+	}
 	s := &suspect{was: i, of: d, since: at, until: at.Add(g.Keep), due: at, probed: g.probed(i), place: -1}
 	d.suspects[i.ID] = s
 	if d.until.IsZero() || s.until.Before(d.until) {
