@@ -34,8 +34,8 @@ type Item struct {
 	Key   string
 	Value []byte
 	// Created and Modified are the revisions at which the key came to be and was last written, 0 if
-	// that is not known. They are looked at for nodes only: a node whose key was created again was
-	// gone meanwhile, and one that was written again has been claimed by its agent.
+	// that is not known. A node whose key was created again was gone meanwhile, and one that was written
+	// again has been claimed by its agent. See also Contradicts.
 	Created, Modified int64
 	Leased            bool // see [Instance]
 }
@@ -78,6 +78,7 @@ func (b *Builder) Take(i Item) bool {
 	old := b.entries[i.Key]
 	if old != nil {
 		if old.sum == sum && old.leased == i.Leased && !old.unproven && (old.node == nil || old.modified == i.Modified) {
+			old.created, old.modified = i.Created, i.Modified
 			return false
 		}
 		b.forget(i.Key, old)
@@ -140,6 +141,16 @@ func (b *Builder) Relist(items iter.Seq[Item], replaced bool) bool {
 	return changed
 }
 
+// Contradicts tells whether a list cannot come from the registry of which the builder holds all up to that
+// revision: it has a key that was last written before that, and the builder has not, or otherwise. So is a
+// registry that was restored, however much was written to it since.
+func (b *Builder) Contradicts(list []Item, revision int64) bool {
+	return slices.ContainsFunc(list, func(i Item) bool {
+		e := b.entries[i.Key]
+		return i.Modified <= revision && (e == nil || e.modified != i.Modified)
+	})
+}
+
 // relist makes the builder hold exactly these items. It returns the nodes whose keys were gone, at least
 // for a while, and what is missing.
 func (b *Builder) relist(items iter.Seq[Item]) (gone map[string]*Node, missing []*entry, changed bool) {
@@ -168,7 +179,7 @@ func (b *Builder) relist(items iter.Seq[Item]) (gone map[string]*Node, missing [
 // replace notes that what the builder holds is what a registry holds that was replaced.
 func (b *Builder) replace() {
 	b.replaced++
-	b.departures.forget()
+	b.departures = departures{}
 	nodes := map[string]bool{}
 	for _, e := range b.entries {
 		if e.node != nil {

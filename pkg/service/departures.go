@@ -60,7 +60,7 @@ func (d *departures) depart(node *Node, at int64, instances []*Instance) {
 		d.nodes = map[string]*departing{}
 	}
 	n := d.nodes[node.Name]
-	if n == nil || node.Leaving {
+	if n == nil || node.Leaving || n.node.Leaving {
 		n = &departing{instances: map[string]*Instance{}}
 		d.nodes[node.Name] = n
 	}

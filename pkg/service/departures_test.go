@@ -128,6 +128,13 @@ func TestDepartures(t *testing.T) {
 			s.instance("a/1", true)
 			s.drop("instances/a/1", "nodes/a")
 		}, "a: 1."},
+		{"in good order, back, and then not", func(s *shelf) {
+			s.node("a", `,"leaving":true`)
+			s.drop("instances/a/1", "instances/a/2", "nodes/a")
+			s.node("a", "")
+			s.instance("a/3", true)
+			s.drop("instances/a/3", "nodes/a")
+		}, "a: 3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start()
@@ -174,6 +181,51 @@ func TestReplacedRegistryDepartsNothing(t *testing.T) {
 	s.want(t, "")
 	if c := s.b.Catalog(1); c.Replaced != 1 || len(c.Nodes) != 0 {
 		t.Errorf("replaced %d times, %d nodes, want 1, none", c.Replaced, len(c.Nodes))
+	}
+}
+
+// TestRevisionsOfAReplacedRegistry: they are others than those of before, even if they are equal.
+func TestRevisionsOfAReplacedRegistry(t *testing.T) {
+	s := newShelf()
+	s.node("a", "")
+	s.instance("a/1", true)
+	s.drop("instances/a/1")
+	at := s.rev
+	s.b.Relist(maps.Values(maps.Clone(s.has)), true)
+	s.rev = at - 1
+	s.drop("nodes/a")
+	s.want(t, "a:")
+}
+
+// TestContradicts: what was written up to a revision does not change any more, unless the registry was
+// replaced.
+func TestContradicts(t *testing.T) {
+	s := newShelf()
+	s.node("a", "")
+	s.instance("a/1", true)
+	s.instance("a/1", true) // the same again
+	s.instance("a/2", true)
+	s.drop("instances/a/2")
+	s.put("/p/v1/rubbish", "", false)
+	known := s.rev
+	for _, tt := range []struct {
+		name     string
+		key      string
+		modified int64
+		want     bool
+	}{
+		{"nothing else", "/p/v1/nodes/a", 1, false},
+		{"another value of before", "/p/v1/instances/a/1", 2, true},
+		{"a key of before", "/p/v1/instances/a/2", 4, true},
+		{"a key of nobody", "/p/v1/rubbish", 1, true},
+		{"written since", "/p/v1/instances/a/1", known + 1, false},
+		{"a key since", "/p/v1/instances/a/3", known + 1, false},
+	} {
+		list := maps.Clone(s.has)
+		list[tt.key] = Item{Key: tt.key, Value: list[tt.key].Value, Created: 1, Modified: tt.modified, Leased: true}
+		if got := s.b.Contradicts(slices.Collect(maps.Values(list)), known); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
 	}
 }
 

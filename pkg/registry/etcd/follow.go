@@ -93,7 +93,7 @@ func (w *Watcher) take(st *state, resp clientv3.WatchResponse, ok bool) (changed
 		return false, errLate // servers before 3.5.8 may be ahead of themselves when asked for progress
 	}
 	for _, e := range resp.Events {
-		st.revision = e.Kv.ModRevision
+		st.revision, st.shown = e.Kv.ModRevision, e.Kv.ModRevision
 		if e.Type == clientv3.EventTypeDelete {
 			changed = st.builder.Drop(string(e.Kv.Key), e.Kv.ModRevision) || changed
 		} else {
@@ -243,9 +243,13 @@ func (p *probe) judge(ctx context.Context, h header) error {
 		return nil
 	}
 	if err := p.st.other(h.ResponseHeader, h.known); err != nil {
+		// By the time of the list it may have caught up. A watch shows the same for a moment of a member
+		// that lags behind, a read does not.
+		p.st.replaced = err
 		return err
 	}
 	if h.missed {
+		p.st.lost = true
 		return errMissed
 	}
 	p.st.answered = true

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -225,4 +226,67 @@ func TestRestoredRegistryResurrectsNothing(t *testing.T) {
 	srv.restore(t)
 	srv.start(t)
 	p.until(t, "that of before again", anew(since, slices.Concat(all, now)...))
+}
+
+// TestRestoredAndWrittenOn: P3. Nobody else need have been slow: by the time that this host is connected
+// again, the others have brought a restored registry beyond the revision that was known here.
+func TestRestoredAndWrittenOn(t *testing.T) {
+	srv, later := newServer(t), registrytest.Instance("other", "web", 3)
+	old, known := registrytest.Instance("gone", "web", 1), registrytest.Instance("b", "web", 2)
+	put(t, srv.dial(t), old)
+	srv.stop(t)
+	srv.save(t)
+	srv.start(t)
+	l := newLink(t, srv)
+	feed := registrytest.Watch(t, newWatcher(l.dial(t)))
+	remove(t, srv.dial(t), old)
+	put(t, srv.dial(t), known)
+	feed.Until(t, known)
+	l.cut()
+	srv.stop(t)
+	srv.restore(t)
+	srv.start(t)
+	admin := srv.dial(t)
+	for range 20 {
+		put(t, admin, later)
+	}
+	l.mend(t)
+	if c := feed.Until(t, old, later); c.Replaced != 1 {
+		t.Errorf("replaced %d times, want once: what was restored is taken for what is new", c.Replaced)
+	}
+}
+
+// TestOlderIsNotForgotten: that the registry was read at an older revision counts, also if it is beyond the
+// known one by the time that it is listed, and nothing of the list shows it.
+func TestOlderIsNotForgotten(t *testing.T) {
+	srv, later := newServer(t), registrytest.Instance("other", "web", 3)
+	put(t, srv.dial(t), registrytest.Instance("a", "web", 1))
+	srv.stop(t)
+	srv.save(t)
+	srv.start(t)
+	for range 5 {
+		put(t, srv.dial(t), registrytest.Instance("b", "web", 2))
+	}
+	w, st := newWatcher(srv.dial(t)), &state{builder: service.NewBuilder(prefix)}
+	if err := w.list(limited(t), st); err != nil {
+		t.Fatal(err)
+	}
+	srv.stop(t)
+	srv.restore(t)
+	srv.start(t)
+	p := newProbe(w, st, nil)
+	if err := p.judge(limited(t), p.read(limited(t), st.revision, 0, false)); !errors.Is(err, errOlder) {
+		t.Fatalf("got %v, want that it is older", err)
+	}
+	for range 20 {
+		put(t, srv.dial(t), later)
+	}
+	for range 2 {
+		if err := w.list(limited(t), st); err != nil {
+			t.Fatal(err)
+		}
+		if got := st.builder.Catalog(st.revision).Replaced; got != 1 {
+			t.Errorf("replaced %d times, want once: what is missing is taken for what was taken away", got)
+		}
+	}
 }

@@ -44,6 +44,7 @@ var (
 	errSilent  = errors.New("the watch is silent")
 	errVerify  = errors.New("the connection was lost meanwhile")
 	errOlder   = errors.New("the registry holds an older revision than it did")
+	errRewrote = errors.New("the registry holds what it did not at the revisions that are known")
 	errCluster = errors.New("the registry is another cluster than it was")
 	errLate    = errors.New("the watch shows what it had said to have shown already")
 	errMissed  = errors.New("the registry holds other keys than the watch has shown")
@@ -53,8 +54,11 @@ var (
 type state struct {
 	builder  *service.Builder
 	revision int64  // everything up to it is in the builder
+	shown    int64  // the same by what was shown; etcd before 3.5.8 may announce a revision too early
 	cluster  uint64 // whose revision it is
 	keys     int
+	replaced error     // why the registry is known for certain to be another one than that of the revision
+	lost     bool      // the watch has lost a change: what is not known need not be another registry's
 	answered bool      // the present watch has answered
 	failing  bool      // the last thing that was told is a failure
 	logged   []Cause   // of failures since it was well
@@ -124,12 +128,16 @@ func (w *Watcher) list(ctx context.Context, st *state) error {
 	if err != nil {
 		return err
 	}
-	why := st.other(header, st.revision)
+	why := cmp.Or(st.replaced, st.other(header, st.revision))
+	if why == nil && !st.lost && st.builder.Contradicts(items, st.shown) {
+		why = errRewrote
+	}
 	if why != nil {
 		w.Log.WithError(why).WithFields(logrus.Fields{"revision": header.GetRevision(), "was": st.revision}).Warn("registry was replaced")
 	}
 	st.builder.Relist(slices.Values(items), why != nil)
-	st.revision, st.cluster, st.keys = header.GetRevision(), header.GetClusterId(), len(items)
+	st.revision, st.shown, st.replaced, st.lost = header.GetRevision(), header.GetRevision(), nil, false
+	st.cluster, st.keys = header.GetClusterId(), len(items)
 	return nil
 }
 
