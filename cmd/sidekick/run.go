@@ -283,7 +283,7 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 		Settle: a.settle, SettleMax: a.settleMax, KeepEmpty: a.keepEmpty, MaxCacheAge: a.maxCacheAge,
 		CachePath: a.dir.Path("catalog.json"), Source: a.prefix, Log: a.stageLog(admin.StageWatch),
 		Report: a.state.ReportCopy, Confirmed: func() time.Time { return a.state.LastSuccess(admin.StageWatch) },
-		KeepStale: a.keepStale, TTL: a.ttl, Node: a.node,
+		KeepStale: a.keepStale, TTL: a.ttl, Node: a.node, Boot: a.self.Boot,
 		Seen: func(s catalog.Seen) { a.answer.See(s.Catalog, s.Number) },
 	}
 	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again, passage: &a.passage}

@@ -67,8 +67,8 @@ type View struct {
 	KeepStale time.Duration
 	// TTL is for how long a lease of an agent lasts.
 	TTL time.Duration
-	// Node is this host's name.
-	Node string
+	// Node is this host's name, and Boot says since when it runs, as its node's key does.
+	Node, Boot string
 	// Dial tells whether an address answers, of what was lost so; nil connects to it.
 	Dial func(ctx context.Context, to netip.AddrPort) error
 

@@ -88,8 +88,8 @@ func (g *Guard) Take(c *service.Catalog, at time.Time) *service.Catalog {
 
 // Start is Take for the first catalog, given what was in force before: nodes that it has not any more have
 // departed, or the registry was replaced if it is at an older revision. This host's own node has not gone
-// for good, whatever its key said: its agent is here again, and is about to write it, perhaps to another
-// registry than before.
+// for good, whatever its key said: its agent is here again, and is about to write what it has, perhaps to
+// another registry than before. It may have claimed its name already.
 func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog {
 	g.last = c
 	if g.Keep <= 0 || before == nil {
@@ -99,27 +99,41 @@ func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog
 		g.replace(before, c, at)
 		return g.Tick(at)
 	}
-	with, nodes, here := map[string][]*service.Instance{}, nodesOf(c), instancesOf(c)
-	for _, s := range before.Services {
-		for _, i := range s.Instances {
-			if here[keyOf(i)] == nil {
-				with[i.Node] = append(with[i.Node], i)
-			}
-		}
-	}
 	var departed []*service.Departure
+	with, nodes := missing(before, c), nodesOf(c)
 	for _, n := range before.Nodes {
-		if nodes[n.Name] == nil {
-			if n.Name == g.Node {
-				own := *n
-				own.Leaving = false
-				n = &own
-			}
+		now := nodes[n.Name]
+		if n.Name == g.Node && (now == nil || !now.Claimed.Equal(n.Claimed) && len(with[n.Name]) > 0 && !writes(c, n.Name)) {
+			own := *n
+			own.Leaving = false
+			n, now = &own, nil
+		}
+		if now == nil {
 			departed = append(departed, &service.Departure{Node: n, Instances: with[n.Name]})
 		}
 	}
 	g.depart(departed, at)
 	return g.Tick(at)
+}
+
+// missing are the instances that the newer catalog has not, by node.
+func missing(before, c *service.Catalog) map[string][]*service.Instance {
+	all, here := map[string][]*service.Instance{}, instancesOf(c)
+	for _, s := range before.Services {
+		for _, i := range s.Instances {
+			if here[keyOf(i)] == nil {
+				all[i.Node] = append(all[i.Node], i)
+			}
+		}
+	}
+	return all
+}
+
+// writes tells whether the node has written any instance.
+func writes(c *service.Catalog, node string) bool {
+	return slices.ContainsFunc(c.Services, func(s *service.Service) bool {
+		return slices.ContainsFunc(s.Instances, func(i *service.Instance) bool { return i.Node == node })
+	})
 }
 
 // Tick returns the catalog with what is in doubt at that time.
