@@ -237,6 +237,39 @@ func TestSuspectsOnDisk(t *testing.T) {
 	}
 }
 
+// TestSuspectsEndInTimeOverRestarts: F14. --keep-stale counts from the loss, whatever becomes of the agent.
+func TestSuspectsEndInTimeOverRestarts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.json")
+	synctest.Test(t, func(t *testing.T) {
+		view := func() *View {
+			v := guarded(&network{})
+			v.CachePath, v.Source, v.MaxCacheAge = path, prefix, time.Hour
+			return v
+		}
+		reg := newRegistry(t)
+		r := run(t, view())
+		reg.node("a", 1)
+		reg.node("b", 2)
+		r.in <- reg.node("c", 3)
+		r.wantStates(t, "a/1 b/2 c/3")
+		start := time.Now()
+		r.in <- reg.expire("b", "c")
+		r.wantStates(t, "a/1 b/2? c/3?")
+		for range 2 {
+			time.Sleep(4 * time.Minute)
+			r.stop(t)
+			r = run(t, view())
+			r.in <- reg.b.Catalog(reg.rev)
+			r.wantStates(t, "a/1 b/2? c/3?")
+		}
+		r.wantStates(t, "a/1")
+		if took, want := time.Since(start), 10*time.Minute; took != want {
+			t.Errorf("suspects were there for %v, want %v", took, want)
+		}
+		r.stop(t)
+	})
+}
+
 // TestOldCopyIsNoEvidence: an agent that was away for longer than a lease lasts believes the registry that
 // answers at once. What runs on its own host it knows better: it is about to write that again, and HAProxy
 // has served it all the time. P2. Unless the host was restarted, or the name is another's by now.

@@ -108,6 +108,7 @@ type Node struct {
 	Started time.Time `json:"started,omitzero"`
 	Claimed time.Time `json:"claimed,omitzero"`  // when the agent took the name, by its own clock: tells an older value from a newer one
 	Leaving bool      `json:"leaving,omitempty"` // it ends in good order: its key's going is no failure
+	Lost    time.Time `json:"lost,omitzero"`     // since when its instances are suspects; only the copy on disk says so
 }
 
 // Kinds of rejection, for counting.

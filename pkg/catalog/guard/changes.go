@@ -173,7 +173,7 @@ func (g *Guard) departs(p *service.Departure, at time.Time) bool {
 			d.verdict = own
 		}
 	}
-	d.node, d.since, d.back, d.unproven = p.Node, at, time.Time{}, nil
+	d.node, d.kept, d.since, d.back, d.unproven = p.Node, nil, at, time.Time{}, nil
 	for _, i := range g.drop(d, p.Instances) {
 		g.suspect(d, i, at)
 	}

@@ -57,6 +57,7 @@ const (
 type doubted struct {
 	name     string
 	node     *service.Node // as its key said last; nil if it had none
+	kept     *service.Node // the same as it is kept on disk
 	verdict  verdict
 	cause    string    // what happened, for people
 	since    time.Time // its departure, or the replacement
@@ -108,12 +109,28 @@ func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog
 			own.Leaving = false
 			n, now = &own, nil
 		}
-		if now == nil {
+		switch {
+		case now == nil && !n.Lost.IsZero():
+			g.resume(n, with[n.Name], at)
+		case now == nil:
 			departed = append(departed, &service.Departure{Node: n, Instances: with[n.Name]})
 		}
 	}
 	g.depart(departed, at)
+	g.claims(c)
 	return g.Tick(at)
+}
+
+// resume goes on with doubts that there were before this agent began, and that last no longer for that.
+func (g *Guard) resume(n *service.Node, instances []*service.Instance, at time.Time) {
+	d := g.doubt(n.Name)
+	if n.Lost.Before(at) { // else the clock was put back
+		at = n.Lost
+	}
+	d.node, d.verdict, d.since, d.cause = n, mass, at, leftAlone(at)
+	for _, i := range instances {
+		g.suspect(d, i, at)
+	}
 }
 
 // missing are the instances that the newer catalog has not, by node.

@@ -225,7 +225,7 @@ func (g *Guard) sum(withheld map[string][]*service.Instance) *service.Doubts {
 			d.Nodes = append(d.Nodes, node)
 		}
 		if now == nil && n.node != nil && len(n.suspects) > 0 {
-			d.Absent = append(d.Absent, n.node)
+			d.Absent = append(d.Absent, g.absent(n))
 		}
 	}
 	if old := g.merged.doubts; old != nil && old.Instances == d.Instances && old.Withheld == d.Withheld && old.Until.Equal(d.Until) &&
@@ -234,6 +234,21 @@ func (g *Guard) sum(withheld map[string][]*service.Instance) *service.Doubts {
 	}
 	g.merged.doubts = d
 	return d
+}
+
+// absent is a node that has gone as it is kept along with its suspects. Once that is for more than a moment,
+// it says since when, so that an agent that starts again keeps them no longer than this one would.
+func (g *Guard) absent(d *doubted) *service.Node {
+	if d.verdict == pending {
+		return d.node
+	}
+	lost := d.until.Add(-g.Keep).UTC()
+	if d.kept == nil || !d.kept.Lost.Equal(lost) {
+		kept := *d.node
+		kept.Lost = lost
+		d.kept = &kept
+	}
+	return d.kept
 }
 
 // lasts is when the last doubt of a node ends, if nothing does before.

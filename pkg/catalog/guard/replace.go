@@ -82,7 +82,7 @@ func (g *Guard) replaced(r *replacement, name string) *doubted {
 	}
 	before, now := r.before[name], r.nodes[name]
 	if before != nil {
-		d.node = before
+		d.node, d.kept = before, nil
 	}
 	d.verdict, d.since, d.cause = replaced, r.at, registryReplaced(r.at)
 	d.back, d.active, d.seen, d.unproven = time.Time{}, r.at, nil, now

@@ -311,3 +311,33 @@ func TestColdStartWithAnOlderRegistry(t *testing.T) {
 	w.pass(time.Minute)
 	w.want("a/1 a/9 b/1 b/2 c/1 c/2 d/1? d/2?") // a's key stands for longer than a lease lasts
 }
+
+// TestDoubtsOutlastTheirAgent: F14. An agent that starts again goes on with what another was in doubt of, for
+// as long as that would have been, however many nodes are back by then. A node that had only just gone
+// goes anew.
+func TestDoubtsOutlastTheirAgent(t *testing.T) {
+	w := newWorld(t)
+	w.has("a", "b", "c", "d")
+	w.expire("a", "b")
+	w.pass(keep - time.Minute)
+	w.has("b")
+	w.expire("c")
+	for range 3 {
+		before := w.now
+		if len(before.Doubts.Absent) != 2 {
+			t.Fatalf("nodes %v are kept, want a and c", before.Doubts.Absent)
+		}
+		copied := *before
+		copied.Nodes = slices.Concat(before.Doubts.Absent, before.Nodes)
+		w.g = &Guard{Keep: keep, TTL: ttl, Node: "me", Log: w.g.Log}
+		w.now = w.g.Start(&copied, w.b.Catalog(w.rev), w.at)
+		w.want("a/1? a/2? b/1 b/2 c/1? c/2? d/1 d/2")
+		w.pass(mostHold - time.Second)
+	}
+	w.pass(time.Second)
+	w.want("a/1? a/2? b/1 b/2 d/1 d/2")
+	w.pass(50 * time.Second)
+	w.want("a/1? a/2? b/1 b/2 d/1 d/2")
+	w.pass(10 * time.Second)
+	w.want("b/1 b/2 d/1 d/2")
+}
