@@ -176,10 +176,10 @@ func (g *guarding) probe(ctx context.Context, due *time.Timer) {
 	}
 }
 
-// most is how many probes may be under way: more if there is more to probe, since addresses of hosts that
-// are down take each its time.
+// most is how many probes may be under way. Addresses of hosts that are down take each its time: half of what
+// there is at once, so that a look at all takes twice that, up to a bound.
 func (g *guarding) most() int {
-	const least, share, most = 16, 50, 128
+	const least, share, most = 16, 2, 128
 	return min(most, max(least, g.guard.Waiting()/share))
 }
 

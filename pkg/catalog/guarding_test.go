@@ -165,33 +165,45 @@ func TestDeadHostLeavesInTime(t *testing.T) {
 	})
 }
 
-// TestProbesAreFewAtOnce: however many suspects there are, and however long their addresses take.
-func TestProbesAreFewAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		reg, net := newRegistry(t), &network{slow: time.Minute}
-		r := run(t, guarded(net))
-		var all []int
-		for n := range 200 {
-			all = append(all, n+1)
-		}
-		r.in <- reg.node("a", all...)
-		<-r.out
-		reg.rev++
-		for _, n := range all {
-			i := instance("web", n)
-			reg.b.Drop(i.Key(prefix), reg.rev)
-		}
-		r.in <- reg.expire("a")
-		<-r.out
-		time.Sleep(10 * time.Second)
-		net.mu.Lock()
-		most := net.most
-		net.mu.Unlock()
-		if most > 16 {
-			t.Errorf("%d probes at one time, want 16 at most", most)
-		}
-		r.stop(t)
-	})
+// TestProbesAreBoundedAndQuick: however many suspects there are, and however long their addresses take, few
+// are probed at once. Those of hosts that are down get no requests soon all the same: P5.
+func TestProbesAreBoundedAndQuick(t *testing.T) {
+	for _, tt := range []struct {
+		suspects, most int
+		out            time.Duration
+	}{{10, 16, 6 * time.Second}, {200, 100, 12 * time.Second}, {1000, 128, 30 * time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			reg, net := newRegistry(t), &network{slow: time.Minute}
+			r := run(t, guarded(net))
+			var all []int
+			for n := range tt.suspects {
+				all = append(all, n+1)
+			}
+			r.in <- reg.node("b", all...)
+			<-r.out
+			start := time.Now()
+			reg.rev++
+			for _, n := range all {
+				i := instance("web", n)
+				i.Node = "b"
+				reg.b.Drop(i.Key(prefix), reg.rev)
+			}
+			reg.b.Drop(service.NodeKey(prefix, "b"), reg.rev)
+			r.in <- reg.b.Catalog(reg.rev)
+			for s := range r.out {
+				if !strings.Contains(states(s), "?") {
+					break
+				}
+			}
+			if took := time.Since(start); took > tt.out {
+				t.Errorf("%d suspects that do not answer got requests for %v, want %v at most", tt.suspects, took, tt.out)
+			}
+			r.stop(t)
+			if net.most > tt.most {
+				t.Errorf("%d probes at one time, want %d at most", net.most, tt.most)
+			}
+		})
+	}
 }
 
 // TestSuspectsOnDisk: what is routed is in the copy, with its node, and what is not is none. An agent that
