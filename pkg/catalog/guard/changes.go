@@ -170,7 +170,7 @@ func (g *Guard) departs(p *service.Departure, at time.Time) bool {
 	if d.verdict == pending {
 		d.cause = leftAlone(at)
 		if d.name == g.Node {
-			d.verdict = own
+			d.verdict, d.cause = own, cutOff(at)
 		}
 	}
 	d.node, d.kept, d.since, d.back, d.unproven = p.Node, nil, at, time.Time{}, nil

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -14,6 +15,9 @@ func TestOwnDepartureIsNotBelieved(t *testing.T) {
 	w.expire("me")
 	w.pass(time.Minute)
 	w.want("a/1 a/2 b/1 b/2 c/1 c/2 me/1? me/2!")
+	if got := w.now.Service("web").Instances[6].Doubt.Why; !strings.HasPrefix(got, "at 12:00:00 UTC the registry did not have this host, whose agent is about to register it again; it is routed while") {
+		t.Errorf("got %q, want what happened to this host", got)
+	}
 	w.claim("me")
 	w.put("me", 1)
 	w.want("a/1 a/2 b/1 b/2 c/1 c/2 me/1 me/2!")

@@ -16,6 +16,10 @@ func leftAlone(at time.Time) string {
 	return fmt.Sprintf("its node left the registry at %s without taking leave", clock(at))
 }
 
+func cutOff(at time.Time) string {
+	return fmt.Sprintf("at %s the registry did not have this host, whose agent is about to register it again", clock(at))
+}
+
 func leftWithOthers(at time.Time, gone, known int) string {
 	if known == 1 {
 		return fmt.Sprintf("its node, the only one, left the registry at %s without taking leave", clock(at))
