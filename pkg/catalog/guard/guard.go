@@ -106,7 +106,7 @@ func (g *Guard) Start(before, c *service.Catalog, at time.Time) *service.Catalog
 		now := nodes[n.Name]
 		if n.Name == g.Node && (now == nil || !now.Claimed.Equal(n.Claimed) && len(with[n.Name]) > 0 && !writes(c, n.Name)) {
 			own := *n
-			own.Leaving = false
+			own.Leaving, own.Lost = false, time.Time{}
 			n, now = &own, nil
 		}
 		switch {

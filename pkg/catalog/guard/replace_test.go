@@ -281,7 +281,7 @@ func TestColdStartAtAnotherRegistry(t *testing.T) {
 	before := newWorld(t)
 	before.has("me", "b")
 	for _, n := range []string{"me", "b"} {
-		before.mark(service.Node{Name: n, Agent: n, Leaving: true})
+		before.mark(service.Node{Name: n, Agent: n, Leaving: true, Lost: before.at.Add(-time.Hour)})
 	}
 	before.take()
 	w := newWorld(t)
