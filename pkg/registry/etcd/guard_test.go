@@ -290,3 +290,26 @@ func TestOlderIsNotForgotten(t *testing.T) {
 		}
 	}
 }
+
+// TestLostChangeIsNoReplacement: a server that lost a change, and showed the next one, is none that was
+// restored, though its list is not what was shown.
+func TestLostChangeIsNoReplacement(t *testing.T) {
+	srv := newServer(t)
+	w, st := newWatcher(srv.dial(t)), &state{builder: service.NewBuilder(prefix)}
+	if err := w.list(limited(t), st); err != nil {
+		t.Fatal(err)
+	}
+	put(t, srv.dial(t), registrytest.Instance("a", "web", 1))
+	st.revision = revision(t, srv.dial(t))
+	st.shown = st.revision
+	p := newProbe(w, st, nil)
+	if err := p.judge(limited(t), p.read(limited(t), st.revision, st.builder.Len(), true)); !errors.Is(err, errMissed) {
+		t.Fatalf("got %v, want that a key was missed", err)
+	}
+	if err := w.list(limited(t), st); err != nil {
+		t.Fatal(err)
+	}
+	if c := st.builder.Catalog(st.revision); c.Replaced != 0 || c.Service("web") == nil {
+		t.Errorf("replaced %d times, services %v, want web in the same registry", c.Replaced, c.Services)
+	}
+}
