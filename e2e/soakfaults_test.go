@@ -217,7 +217,7 @@ func (s *soak) drawEtcd(r *rand.Rand) step {
 		s.etcd.Kill()
 		wait(ctx, d)
 		p, err := proctest.Start("etcd", s.path("etcd.log"), programs.sidekick,
-			"etcd", "--state-dir", s.path("etcd"), "--listen", s.at(2379), "--log-format", "text")
+			"etcd", "--state-dir", s.path("etcd"), "--listen", s.at(2379), "--allow-anyone", "--log-format", "text")
 		if err == nil {
 			s.etcd = p
 		}

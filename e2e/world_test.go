@@ -158,7 +158,7 @@ func (w *world) start(name string, args ...string) *proctest.Process {
 func (w *world) startEtcd() {
 	w.Helper()
 	w.registry = "etcd://" + w.at(2379)
-	w.etcd = w.start("etcd", "etcd", "--state-dir", w.path("etcd"), "--listen", w.at(2379), "--log-format", "text")
+	w.etcd = w.start("etcd", "etcd", "--state-dir", w.path("etcd"), "--listen", w.at(2379), "--allow-anyone", "--log-format", "text")
 }
 
 // startProxy starts HAProxy as in a container of its own.
