@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -121,6 +122,42 @@ func TestAgentKilledBesideHAProxy(t *testing.T) {
 	w.startAgent()
 	c := w.container(shop)
 	w.answeredBy(shop, a, b, c)
+	w.inStep()
+	w.noneFailed(traffic)
+}
+
+// TestAgentAwayForLongerThanItsLease: its host's own containers, which HAProxy served all the time, lose no
+// request when it is back and the registry does not have them any more. P2.
+func TestAgentAwayForLongerThanItsLease(t *testing.T) {
+	w := newWorld(t)
+	w.extra = append(w.extra, "--ttl", "5s")
+	w.startAll(etcdURL)
+	shop := app{service: "shop"}
+	a := w.container(shop)
+	w.answeredBy(shop, a)
+	traffic := w.load(shop)
+	w.flows(traffic, 50)
+	w.until("the copy on disk has it", func() error {
+		b, err := os.ReadFile(w.path("state/catalog.json"))
+		if err == nil && !strings.Contains(string(b), a.ID[:12]) {
+			err = errors.New("it has not")
+		}
+		return err
+	})
+
+	w.agent.Kill()
+	w.agent = nil
+	c := w.registryClient()
+	w.until("the lease has ended", func() error {
+		if keys := w.revisions(c, "/sidekick/v1/nodes/"); len(keys) > 0 {
+			return fmt.Errorf("there is %v", keys)
+		}
+		return nil
+	})
+	w.flows(traffic, 50)
+	w.startAgent()
+	b := w.container(shop)
+	w.answeredBy(shop, a, b)
 	w.inStep()
 	w.noneFailed(traffic)
 }
