@@ -190,17 +190,22 @@ func TestQuoting(t *testing.T) {
 	}
 }
 
-func TestTemplateErrorsNameFileAndLine(t *testing.T) {
+func TestTemplateErrorsNameTheirPlace(t *testing.T) {
 	c := mustCatalog(t, map[string]string{"instances/n/1": claim("a", "11:00:00", `"hosts":["x.test"]`)})
 	tests := []struct{ text, want string }{
-		{"a\n{{if}}\n", "my.tmpl:2"},
-		{"a\n{{.Nope}}\n", "my.tmpl:2"},
+		{"a\n{{if}}\n", `my.tmpl:2: missing value for if, in the line "{{if}}"`},
+		{"a\n  b {{frob .Node}}\n", `my.tmpl:2:6: function "frob" not defined, in the line "b {{frob .Node}}"`},
+		{"{{frob}} {{frob}}\n", `my.tmpl:1: function "frob" not defined`},
+		{"{{range .Services}}\n", "my.tmpl:2: unexpected EOF"},
+		{"a\n{{.Nope}}\n", "my.tmpl:2:2: "},
 		{"a\n{{.Set.nope}}\n", `my.tmpl:2:6: executing "my.tmpl" at <.Set.nope>: map has no entry for key "nope"`},
-		{"{{services}}\n", `wants a template defined as "service"`},
-		{"x {{services}}\n{{define \"service\"}}{{end}}", "needs a line of its own"},
-		{"{{services}} x\n{{define \"service\"}}{{end}}", "needs a line of its own"},
-		{"{{services}}\n{{define \"service\"}}\n{{.Nope}}{{end}}", "service a: template: my.tmpl:3"},
-		{"{{services}}\n{{define \"service\"}}\n{{services}}{{end}}", "control characters"},
+		{"a\n{{services}}\n", `my.tmpl:2:2: {{services}} wants a template defined as "service"`},
+		{"a\n{{with .Node}}x {{services}}{{end}}\n{{define \"service\"}}{{end}}", "my.tmpl:2:18: {{services}} needs a line of its own"},
+		{"{{services}} x\n{{define \"service\"}}{{end}}", "my.tmpl:1:2: {{services}} needs a line of its own"},
+		{"{{services}}\n{{define \"service\"}}\n{{.Nope}}{{end}}", "service a: template: my.tmpl:3:2: "},
+		{"{{services}}\n{{define \"service\"}}\n{{services}}{{end}}", "service a: template: my.tmpl:3:2: {{services}} cannot stand in the text of a service"},
+		{"{{services}}\n{{define \"service\"}}\na\n\rb{{end}}", `service a: template: my.tmpl:2:20: define "service": the text has control characters, in the line "\rb"`},
+		{"a\n\rb", `template: my.tmpl: the text has control characters, in the line "\rb"`},
 		{"\n{{define \"file ../x\"}}x{{end}}", `"../x" is no name of a file`},
 		{"\n{{define \"file .x\"}}{{end}}", `".x" is no name of a file`},
 		{"{{services \"a\" \"b\"}}", "at most one"},

@@ -2,7 +2,6 @@ package render
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,12 +34,12 @@ type serviceText struct {
 
 const filePrefix = "file "
 
-// New parses a template. name is its path, for errors, which say the line as well.
+// New parses a template. name is its path, for errors, which say line and column as well.
 func New(name, text string, s Settings) (*Renderer, error) {
 	s = s.withDefaults()
 	main, err := template.New(name).Option("missingkey=error").Funcs(functions(s)).Parse(text)
 	if err != nil {
-		return nil, err // says template, name and line
+		return nil, placed(name, text, err)
 	}
 	r := &Renderer{main: main, builder: builder{settings: s}, known: map[string][]*serviceText{}}
 	for _, t := range main.Templates() {
@@ -55,15 +54,6 @@ func New(name, text string, s Settings) (*Renderer, error) {
 	}
 	slices.Sort(r.files)
 	return r, nil
-}
-
-// position is where a defined template begins, as "file:line".
-func position(t *template.Template) string {
-	if t.Tree == nil || len(t.Root.Nodes) == 0 {
-		return t.Name()
-	}
-	where, _ := t.ErrorContext(t.Root.Nodes[0])
-	return where
 }
 
 func isFileName(s string) bool {
@@ -107,7 +97,7 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 		if !more {
 			before = endLine(before)
 		}
-		if err := checkLines(t.Name(), before, more); err != nil {
+		if err := checkLines(t, before, more); err != nil {
 			return nil, err
 		}
 		if before != "" {
@@ -118,10 +108,10 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 		}
 		name, after, _ := strings.Cut(rest, "\x00")
 		if after != "" && after[0] != '\n' {
-			return nil, fmt.Errorf("template: %s: {{services}} needs a line of its own, without %.20q behind it", t.Name(), after)
+			return nil, fmt.Errorf("template: %s: {{services}} needs a line of its own, without %.20q behind it", callOf(t), after)
 		}
 		text = strings.TrimPrefix(after, "\n")
-		if blocks, err = r.services(blocks, name, m); err != nil {
+		if blocks, err = r.services(blocks, t, name, m); err != nil {
 			return nil, err
 		}
 	}
@@ -129,10 +119,10 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 
 // services appends the blocks of all services that the defined template of that name has a text
 // for.
-func (r *Renderer) services(blocks []Block, name string, m *Model) ([]Block, error) {
+func (r *Renderer) services(blocks []Block, from *template.Template, name string, m *Model) ([]Block, error) {
 	t := r.main.Lookup(name)
 	if t == nil {
-		return nil, fmt.Errorf("template: %s: {{services}} wants a template defined as %q, and there is none", r.main.Name(), name)
+		return nil, fmt.Errorf("template: %s: {{services}} wants a template defined as %q, and there is none", callOf(from), name)
 	}
 	old := r.known[name]
 	texts := make([]*serviceText, 0, len(m.Services))
@@ -146,7 +136,7 @@ func (r *Renderer) services(blocks []Block, name string, m *Model) ([]Block, err
 		}
 		text, err := r.execute(t, s)
 		if err == nil {
-			err = checkLines(t.Name(), text, false)
+			err = checkLines(t, text, false)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
@@ -167,20 +157,9 @@ func (r *Renderer) services(blocks []Block, name string, m *Model) ([]Block, err
 func (r *Renderer) execute(t *template.Template, data any) (string, error) {
 	r.buffer.Reset()
 	if err := t.Execute(&r.buffer, data); err != nil {
-		return "", err // says template, name and line
+		return "", err // says file, line and column
 	}
 	return r.buffer.String(), nil
-}
-
-// checkLines refuses texts that HAProxy could read in another way than people do.
-func checkLines(name, text string, beforeServices bool) error {
-	if beforeServices && text != "" && text[len(text)-1] != '\n' {
-		return fmt.Errorf("template: %s: {{services}} needs a line of its own, without anything before it", name)
-	}
-	if strings.ContainsFunc(text, func(r rune) bool { return isControl(r) && r != '\n' && r != '\t' }) {
-		return errors.New("template: " + name + ": the text has control characters")
-	}
-	return nil
 }
 
 // endLine ends a text's last line.
