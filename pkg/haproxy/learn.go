@@ -24,25 +24,30 @@ func (l *learned) by(version string) Capabilities {
 	return l.can
 }
 
-// learn finds out whether servers with cookies can be added at run time. HAProxy has no list of the
-// words that it takes, so it is asked to add a server that it must refuse, and its reason tells which
-// word stopped it. It logs that, so it is asked only for a text that needs the answer, and once.
+// learn finds out whether servers with cookies can be added at run time, once, and only for a text that
+// needs the answer.
 func (d *Driver) learn(ctx context.Context, text string) {
 	if d.learned.known {
 		return
 	}
+	d.learned.can.Cookie, d.learned.known = d.api.takesCookies(ctx, text)
+	d.can = d.learned.can
+}
+
+// takesCookies tells whether servers with cookies can be added at run time. HAProxy has no list of the
+// words that it takes, so it is asked to add a server that it must refuse, and its reason tells which
+// word stopped it. It logs that, so it is not asked for a text without such servers: then it is not known.
+func (r runtimeAPI) takesCookies(ctx context.Context, text string) (takes, known bool) {
 	backend := cookieBackend(text)
 	if backend == "" {
-		return
+		return false, false
 	}
-	answers, err := d.api.batch(ctx, []string{"add server " + backend + "/" + asker + " 127.0.0.1:1 cookie x id 0"})
+	answers, err := r.batch(ctx, []string{"add server " + backend + "/" + asker + " 127.0.0.1:1 cookie x id 0"})
 	if err != nil {
-		return // whoever talks to the worker next finds out why
+		return false, false // whoever talks to the worker next finds out why
 	}
-	takes := strings.Contains(answers[0], "'id'")
-	d.learned.known = takes || strings.Contains(answers[0], "'cookie'")
-	d.learned.can.Cookie = takes
-	d.can = d.learned.can
+	takes = strings.Contains(answers[0], "'id'")
+	return takes, takes || strings.Contains(answers[0], "'cookie'")
 }
 
 // cookieBackend names a backend whose servers have cookies and may come and go, "" if there is none.
