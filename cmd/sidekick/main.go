@@ -73,7 +73,7 @@ func newCommand() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), embeddedCommand(), servicesCommand(), renderCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
+	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), embeddedCommand(), servicesCommand(), renderCommand(), testCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
 	root.AddCommand(overrideCommands()...)
 	root.AddCommand(stopCommand())
 	return root

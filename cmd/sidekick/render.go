@@ -26,8 +26,8 @@ import (
 const builtinTemplate = "built-in template"
 
 type renderOptions struct {
-	catalog              string
-	direct, check, print bool
+	catalog                    string
+	direct, check, diff, print bool
 }
 
 func renderCommand() *cobra.Command {
@@ -58,6 +58,7 @@ func renderCommand() *cobra.Command {
 	cmd.Flags().StringVar(&o.catalog, "catalog", "", "`file` to take the catalog from")
 	cmd.Flags().BoolVar(&o.direct, "direct", false, "take the catalog from the registry")
 	cmd.Flags().BoolVar(&o.check, "check", false, "have HAProxy check the result; exit code 3 when it refuses")
+	cmd.Flags().BoolVar(&o.diff, "diff", false, "print what would change in the files of --haproxy-config instead, and whether by runtime commands or a reload")
 	cmd.Flags().BoolVar(&o.print, "print-template", false, "print the built-in template instead, to start your own from")
 	c.offer(cmd)
 	s.offer(cmd, []string{"admin", "state-dir", "confd-dir", "confd-prefix"}, registrySettings, templateSettings, logSettings)
@@ -80,23 +81,33 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	if err := writeFiles(cmd.OutOrStdout(), files); err != nil {
+	if o.diff {
+		err = s.writeChange(cmd, files)
+	} else {
+		err = writeFiles(cmd.OutOrStdout(), files)
+	}
+	if err != nil || !o.check {
 		return err
 	}
-	if !o.check {
-		return nil
+	if err := s.checkFiles(cmd.Context(), files); err != nil {
+		return err
 	}
-	err = haproxy.Check(cmd.Context(), s.haproxyBin, s.haproxyRuntimeSocket, files)
+	for _, warning := range haproxy.Warnings(files) {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "HAProxy accepts it")
+	return nil
+}
+
+// checkFiles has HAProxy judge the files; what it refuses is a refusedError.
+func (s *settings) checkFiles(ctx context.Context, files render.Files) error {
+	err := haproxy.Check(ctx, s.haproxyBin, s.haproxyRuntimeSocket, files)
 	if _, refused := errors.AsType[*haproxy.Refused](err); refused {
 		return refusedError{err}
 	}
 	if err != nil {
 		return fmt.Errorf("%w; is HAProxy installed, and --haproxy-bin its program?", err)
 	}
-	for _, warning := range haproxy.Warnings(files) {
-		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
-	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "HAProxy accepts it")
 	return nil
 }
 
