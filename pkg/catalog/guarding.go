@@ -83,7 +83,8 @@ func (v *View) guard(ctx context.Context, in <-chan *service.Catalog, out chan<-
 func (v *View) coldWait() time.Duration { return cmp.Or(v.ColdWait, 500*time.Millisecond) }
 
 // take takes a catalog of the registry. What was in force before the first one, or would have been but
-// for a moment, is what its nodes have departed from. Of an older copy that is so for this host alone.
+// for a moment, is what its nodes have departed from. Of an older copy that is so for this host alone, and
+// for what was in doubt already.
 func (g *guarding) take(c *service.Catalog) heard {
 	now := time.Now()
 	if g.live {
@@ -99,28 +100,32 @@ func (g *guarding) take(c *service.Catalog) heard {
 	case inForce || g.copy != nil && now.Sub(g.copy.Saved) < g.TTL:
 		before = g.copy.Catalog
 	case g.copy != nil:
-		before = g.own(g.copy.Catalog)
+		before = g.lasting(g.copy.Catalog, now)
 	}
 	first := heard{catalog: g.guard.Start(before, c, now), copy: g.copy}
 	g.copy = nil
 	return first
 }
 
-// own is what of a copy is this host's, unless that was restarted since: its proxy has served it all the
-// time, and its agent is about to write it again.
-func (g *guarding) own(c *service.Catalog) *service.Catalog {
-	at := slices.IndexFunc(c.Nodes, func(n *service.Node) bool { return n.Name == g.Node && n.Boot == g.Boot })
-	if at < 0 {
-		return nil
-	}
-	own := &service.Catalog{Prefix: c.Prefix, Nodes: c.Nodes[at : at+1]}
-	for _, s := range c.Services {
-		others := func(i *service.Instance) bool { return i.Node != g.Node }
-		if some := slices.DeleteFunc(slices.Clone(s.Instances), others); len(some) > 0 {
-			own.Services = append(own.Services, service.NewService(s.Name, some, nil))
+// lasting is what of a copy counts however old that is: what is this host's, unless that was restarted since,
+// because its proxy has served it all the time, and its agent is about to write it again; and what was in
+// doubt and still would be.
+func (g *guarding) lasting(c *service.Catalog, now time.Time) *service.Catalog {
+	counts := map[string]bool{}
+	lasting := &service.Catalog{Prefix: c.Prefix}
+	for _, n := range c.Nodes {
+		if n.Name == g.Node && n.Boot == g.Boot || !n.Lost.IsZero() && now.Sub(n.Lost) < g.KeepStale {
+			counts[n.Name] = true
+			lasting.Nodes = append(lasting.Nodes, n)
 		}
 	}
-	return own
+	for _, s := range c.Services {
+		others := func(i *service.Instance) bool { return !counts[i.Node] }
+		if some := slices.DeleteFunc(slices.Clone(s.Instances), others); len(some) > 0 {
+			lasting.Services = append(lasting.Services, service.NewService(s.Name, some, nil))
+		}
+	}
+	return lasting
 }
 
 // tick lets the guard do what goes by time. Before the first catalog there is nothing.
