@@ -2,7 +2,9 @@ package admin
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
@@ -64,6 +66,9 @@ func Services(catalog *service.Catalog, model *render.Model, local []service.Rej
 	}
 	if catalog != nil {
 		local = slices.Concat(local, catalog.Rejected)
+	}
+	if catalog != nil {
+		explainEmpty(list, catalog)
 	}
 	for _, r := range local {
 		list = addRejected(list, r)
@@ -166,6 +171,24 @@ func explainUnhealthy(list []Service, r service.Rejection) []Service {
 		}
 	}
 	return list
+}
+
+// explainEmpty says of services that are kept without instances since when, and what becomes of them.
+func explainEmpty(list []Service, c *service.Catalog) {
+	for at := range list {
+		l := &list[at]
+		s := c.Service(l.Name)
+		if s == nil || len(s.Instances) > 0 || s.Since.IsZero() {
+			continue
+		}
+		meanwhile := "requests get 503"
+		if s.Spec.Mode == service.TCP {
+			meanwhile = "connections are closed"
+		}
+		why := fmt.Sprintf("no instances since %s: %s until there are some; it is kept until %s at least",
+			s.Since.UTC().Format(time.RFC3339), meanwhile, s.Until.UTC().Format(time.RFC3339))
+		l.Why = strings.TrimPrefix(l.Why+"; "+why, "; ")
+	}
 }
 
 func orEmpty(list []string) []string {

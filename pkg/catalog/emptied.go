@@ -32,7 +32,9 @@ func (e *emptied) update(old, now *service.Catalog, at time.Time) []*service.Ser
 		e.expire(at)
 	}
 	for _, s := range missing(old, now) {
-		e.services = append(e.services, emptyService{s.Emptied(), at})
+		kept := s.Emptied()
+		kept.Since, kept.Until = at, at.Add(e.keep)
+		e.services = append(e.services, emptyService{kept, at})
 	}
 	services := make([]*service.Service, len(e.services))
 	for i, s := range e.services {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Catalog is what a registry held at one revision. It is immutable and may be shared.
@@ -37,6 +38,10 @@ type Service struct {
 	Spec      Spec
 	Instances []*Instance // sorted by node and id; none for a service that is kept while empty
 	Overrides []*Override // of this service, a wider one before those within it
+
+	// Since is when a service that is kept lost its last instance, as far as that is known, and Until is up
+	// to when at least it is kept.
+	Since, Until time.Time
 }
 
 // Spec holds what concerns a service as a whole. When instances disagree it is that of the
