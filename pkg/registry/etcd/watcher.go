@@ -85,6 +85,11 @@ func (w *Watcher) failed(st *state, err error) {
 	if w.Report != nil {
 		w.Report(err)
 	}
+	if errors.Is(err, errOlder) || errors.Is(err, errCluster) || errors.Is(err, errRewrote) {
+		w.Log.WithError(err).WithField("revision", st.revision).Info("registry is read anew") // which shows what it is
+		st.failing = true
+		return
+	}
 	cause := Other
 	if known, ok := errors.AsType[*Problem](err); ok {
 		cause = known.Is
@@ -133,7 +138,7 @@ func (w *Watcher) list(ctx context.Context, st *state) error {
 		why = errRewrote
 	}
 	if why != nil {
-		w.Log.WithError(why).WithFields(logrus.Fields{"revision": header.GetRevision(), "was": st.revision}).Warn("registry was replaced")
+		w.Log.WithError(why).WithFields(logrus.Fields{"revision": header.GetRevision(), "was": st.revision}).Info("registry was replaced") // what comes of it, package guard warns of
 	}
 	st.builder.Relist(slices.Values(items), why != nil)
 	st.revision, st.shown, st.replaced, st.lost = header.GetRevision(), header.GetRevision(), nil, false
