@@ -144,7 +144,7 @@ func suspects(c admin.CatalogStatus) string {
 		return ""
 	}
 	return fmt.Sprintf(", %s of %s until %s at the longest (see `sidekick services`)",
-		count(c.Suspects, "suspect"), count(c.SuspectNodes, "node"), c.SuspectUntil.UTC().Format("15:04 UTC"))
+		count(c.Suspects, "suspect"), count(c.SuspectNodes, "node"), c.SuspectUntil.UTC().Format("15:04:05 UTC"))
 }
 
 func stepWord(ok bool) string {

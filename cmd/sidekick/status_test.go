@@ -37,7 +37,7 @@ node     n       sidekick v1
 catalog  live    1 service, 15 instances, revision 7, confirmed 0s ago
 proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers
 node     n       sidekick v1
-catalog  live    1 service, 15 instances, 12 suspects of 2 nodes until 12:10 UTC at the longest (see ` + "`sidekick services`" + `), revision 7, confirmed 0s ago
+catalog  live    1 service, 15 instances, 12 suspects of 2 nodes until 12:10:03 UTC at the longest (see ` + "`sidekick services`" + `), revision 7, confirmed 0s ago
 proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers; a reload is due: backend be_a is new
 `
 	if diff := cmp.Diff(want[1:], out.String()); diff != "" {

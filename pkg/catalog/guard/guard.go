@@ -76,7 +76,10 @@ func (g *Guard) Take(c *service.Catalog, at time.Time) *service.Catalog {
 	last := g.last
 	g.last = c
 	switch {
-	case g.Keep <= 0 || last == nil:
+	case g.Keep <= 0:
+		g.tellBelieved(last, c)
+		return c
+	case last == nil:
 		return c
 	case c.Replaced != last.Replaced:
 		g.replace(last, c, at)
@@ -240,6 +243,9 @@ func (g *Guard) judge(d *doubted, at time.Time) {
 		}
 	} else if d.verdict == pending && at.Sub(d.since) >= g.hold() {
 		d.verdict = believed
+		if len(d.suspects) > 0 {
+			g.tellGone(d.name, len(d.suspects))
+		}
 		g.touch(d)
 	}
 	g.expire(d, at)

@@ -258,6 +258,9 @@ func (g *Guard) lasts(d *doubted) time.Time {
 		last = d.since.Add(g.Keep)
 	}
 	for _, s := range d.suspects {
+		if d.verdict == pending {
+			return d.since.Add(g.hold())
+		}
 		last = later(last, s.until)
 	}
 	return last

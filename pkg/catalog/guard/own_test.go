@@ -15,7 +15,7 @@ func TestOwnDepartureIsNotBelieved(t *testing.T) {
 	w.expire("me")
 	w.pass(time.Minute)
 	w.want("a/1 a/2 b/1 b/2 c/1 c/2 me/1? me/2!")
-	if got := w.now.Service("web").Instances[6].Doubt.Why; !strings.HasPrefix(got, "at 12:00:00 UTC the registry did not have this host, whose agent is about to register it again; it is routed while") {
+	if got := w.now.Service("web").Instances[6].Doubt.Why; !strings.HasPrefix(got, "at 12:00:00 UTC the registry did not have this host, whose agent is about to register it again; it stays as it was while") {
 		t.Errorf("got %q, want what happened to this host", got)
 	}
 	w.claim("me")
