@@ -95,6 +95,9 @@ func (g *guarding) take(c *service.Catalog) heard {
 	if !inForce {
 		g.copy = g.former()
 	}
+	if g.copy != nil && c.Revision < g.copy.Catalog.Revision {
+		g.guard.TellOverrides(g.copy.Catalog, c, now)
+	}
 	var before *service.Catalog
 	switch {
 	case inForce || g.copy != nil && now.Sub(g.copy.Saved) < g.TTL:

@@ -75,6 +75,9 @@ type doubted struct {
 func (g *Guard) Take(c *service.Catalog, at time.Time) *service.Catalog {
 	last := g.last
 	g.last = c
+	if last != nil && c.Replaced != last.Replaced {
+		g.TellOverrides(last, c, at)
+	}
 	switch {
 	case g.Keep <= 0:
 		g.tellBelieved(last, c)
