@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -324,6 +326,42 @@ func TestOldCopyIsNoEvidence(t *testing.T) {
 			r.in <- tt.registry(newRegistry(t))
 			if got := states(<-r.out); got != tt.want {
 				t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+			}
+			r.stop(t)
+		})
+	}
+}
+
+// TestLostOverridesAreToldAtTheStart: the copy is newer than the registry, however old it is. P3.
+func TestLostOverridesAreToldAtTheStart(t *testing.T) {
+	for _, away := range []time.Duration{0, time.Minute} {
+		path := filepath.Join(t.TempDir(), "catalog.json")
+		synctest.Test(t, func(t *testing.T) {
+			log, hook := logtest.NewNullLogger()
+			view := func() *View {
+				v := guarded(&network{})
+				v.CachePath, v.Source, v.MaxCacheAge, v.Log = path, prefix, time.Hour, log
+				return v
+			}
+			reg := newRegistry(t)
+			r := run(t, view())
+			reg.b.Put(prefix+"/v1/overrides/web/a", []byte(`{"state":"maint"}`))
+			r.in <- reg.node("a", 1)
+			r.wantStates(t, "a/1")
+			synctest.Wait()
+			r.stop(t)
+			time.Sleep(away)
+			r = run(t, view())
+			r.in <- newRegistry(t).b.Catalog(1)
+			<-r.out
+			var told []any
+			for _, e := range hook.AllEntries() {
+				if again, ok := e.Data["again"]; ok {
+					told = append(told, again)
+				}
+			}
+			if len(told) != 1 || told[0] != "sidekick maint web/a" {
+				t.Errorf("away for %v: the log has %v, want the command that gives the override again, once", away, told)
 			}
 			r.stop(t)
 		})

@@ -139,6 +139,9 @@ func TestEmptyServicesAreKept(t *testing.T) {
 		if got := first.Catalog.Service("b").Spec.Path; got != "/" {
 			t.Errorf("the empty service lost its path: %q", got)
 		}
+		if b, now := first.Catalog.Service("b"), time.Now(); !b.Since.Equal(now) || !b.Until.Equal(now.Add(time.Hour)) {
+			t.Errorf("empty since %v and kept until %v, want %v and an hour more", b.Since, b.Until, now)
+		}
 		time.Sleep(time.Minute)
 		r.in <- reg.with("a", "c")
 		second := r.want(t, "a (b) c")
