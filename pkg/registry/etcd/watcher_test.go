@@ -3,13 +3,17 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -393,5 +397,18 @@ func TestWatcherSaysThatTheRegistryIsBack(t *testing.T) { // F12
 	feed.Next(t)
 	if found.Load() == 0 {
 		t.Error("not told before the first catalog after the registry was away")
+	}
+}
+
+// TestReplacementIsNoFailureToFollow: what comes of it is told by who takes the catalog. A watch that is lost is one.
+func TestReplacementIsNoFailureToFollow(t *testing.T) {
+	for err, want := range map[error]int{errOlder: 0, errCluster: 0, errSilent: 1} {
+		log, hook := logtest.NewNullLogger()
+		w, st := &Watcher{Log: log}, &state{revision: 7}
+		w.failed(st, fmt.Errorf("watch: %w", err))
+		got := len(slices.DeleteFunc(hook.AllEntries(), func(e *logrus.Entry) bool { return e.Level > logrus.WarnLevel }))
+		if got != want || !st.failing {
+			t.Errorf("%v: %d warnings, want %d; it is to be told when the registry is followed again: %v", err, got, want, st.failing)
+		}
 	}
 }
