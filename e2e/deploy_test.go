@@ -195,3 +195,33 @@ func TestOneContainer(t *testing.T) {
 		t.Errorf("exit code %s, want 0", code)
 	}
 }
+
+// TestCommandsInTheAgentsContainer: what an operator types with docker exec, as root without all of its rights, has
+// the agent's own: to the socket of its embedded etcd, to files that are the agent's alone, to the engine.
+func TestCommandsInTheAgentsContainer(t *testing.T) {
+	m := newMachines(t, "inside")[0]
+	t.Cleanup(m.whatHappened)
+	m.sh("docker run -d --name etcd -p 2379:2379 " + etcdImage)
+	const secret = "/etc/sidekick/password"
+	m.sh("mkdir -p /etc/sidekick; echo secret >" + secret + "; chown 7070 " + secret + "; chmod 400 " + secret)
+	for name, settings := range map[string]string{
+		"embedded": "SIDEKICK_REGISTRY=embedded",
+		"etcd":     "SIDEKICK_REGISTRY=etcd://" + m.at(2379) + "\nSIDEKICK_REGISTRY_USER=a\nSIDEKICK_REGISTRY_PASSWORD_FILE=" + secret,
+	} {
+		t.Run(name, func(t *testing.T) {
+			here := &machine{world: &world{T: t, ctx: t.Context()}, host: m.host}
+			here.configure(settings)
+			here.sh("cd $DEPLOY\n" + commandsOf(t, "../deploy/README.md", "With Compose"))
+			id := here.sh("docker run -d --stop-timeout 5 -p 8000 -l sidekick.service=shop -l sidekick.host=shop.example.test " + appImage)
+			here.servedBy("shop.example.test", 1)
+			for _, c := range []string{"weight shop 7", "drain shop", "undrain shop", "maint shop --for 1m", "services --direct", "render --direct", "stop " + id} {
+				if out := here.sh("docker exec sidekick sidekick " + c); out == "" {
+					t.Errorf("%s: said nothing", c)
+				}
+			}
+			if running := here.sh("docker inspect -f '{{.State.Running}}' " + id); running != "false" {
+				t.Errorf("the container was told to stop, and runs: %s", running)
+			}
+		})
+	}
+}

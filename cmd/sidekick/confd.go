@@ -62,12 +62,17 @@ func (s *settings) renderConfd(cmd *cobra.Command, o confdOptions) error {
 	if s.confdDir == "" {
 		return usageError{errors.New("--onetime and --noop are for --confd-dir: give that as well")}
 	}
+	show := o.noop || !o.onetime
+	if show { // else files are written and commands are run, with the caller's rights
+		if err := s.becomeAgent(false); err != nil {
+			return err
+		}
+	}
 	client, err := s.openRegistry(cmd.Context())
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	show := o.noop || !o.onetime
 	server := s.newConfd(client, s.newLogger(cmd.ErrOrStderr()))
 	return server.Once(cmd.Context(), confdPatience, show, func(r confd.Result) {
 		if r.Shown {

@@ -37,6 +37,20 @@ func (s *settings) settleIn(ctx context.Context) error {
 	return s.checkNetwork(ctx)
 }
 
+// becomeAgent makes a command that root runs beside an agent with --user, as in its container, that user:
+// what the agent may read, its registry's files and socket, root without all of its rights may not. With
+// engine, the command has the group of the engine's socket as well.
+func (s *settings) becomeAgent(engine bool) error {
+	socket := ""
+	if engine && s.docker != off {
+		var err error
+		if socket, err = docker.SocketOf(s.docker); err != nil {
+			return usageError{err}
+		}
+	}
+	return s.becomeUser(socket, false)
+}
+
 // becomeUser gives root up for --user. The group of the engine's socket, if there is one, is taken
 // along, and the right to bind low ports if that is asked for.
 func (s *settings) becomeUser(socket string, lowPorts bool) error {

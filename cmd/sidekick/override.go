@@ -105,6 +105,9 @@ func (o *override) command(short string) *cobra.Command {
 			if err := o.read(cmd, args); err != nil {
 				return usageError{err}
 			}
+			if err := o.becomeAgent(false); err != nil {
+				return err
+			}
 			return o.run(cmd)
 		},
 	}
@@ -114,7 +117,7 @@ func (o *override) command(short string) *cobra.Command {
 	}
 	f.BoolVar(&o.wait, "wait", false, "until every agent has applied it, and for drain and maint until the last session has ended")
 	f.DurationVar(&o.timeout, "timeout", 0, "how long to wait at most; 0 is the service's sidekick.drain, or 30s")
-	o.offer(cmd, []string{"node", "state-dir"}, registrySettings)
+	o.offer(cmd, []string{"node", "state-dir", "admin", "user"}, registrySettings)
 	return cmd
 }
 
@@ -156,7 +159,7 @@ func (o *override) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := findTarget(catalog, o.target); err != nil {
+	if catalog, err = o.knowing(ctx, catalog); err != nil {
 		return err
 	}
 	board := &etcd.Board{Client: client, Prefix: o.prefix}
@@ -175,6 +178,23 @@ func (o *override) run(cmd *cobra.Command) error {
 		return nil
 	}
 	return o.await(cmd, asker, catalog, revision)
+}
+
+// knowing is the catalog that has the target: the registry's, or that of this host's agent, which goes on routing to
+// what the registry has lost.
+func (o *override) knowing(ctx context.Context, registered *service.Catalog) (*service.Catalog, error) {
+	unknown := findTarget(registered, o.target)
+	if unknown == nil {
+		return registered, nil
+	}
+	if o.admin == off {
+		return nil, unknown
+	}
+	routed, err := o.readCatalog(ctx, false)
+	if err != nil {
+		return nil, fmt.Errorf("%w; this host's agent, which may know what the registry has lost, does not answer: give its --admin (%w)", unknown, err)
+	}
+	return routed, findTarget(routed, o.target)
 }
 
 // change is the override that is to be, given the one that is.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -92,8 +93,19 @@ func (s *settings) registryConfig() (etcd.Config, error) {
 	if (config.Username == "") != (config.Files.Password == "") {
 		return etcd.Config{}, errors.New("--registry-user and --registry-password-file belong together: give both or none")
 	}
+	if (config.Files.Cert == "") != (config.Files.Key == "") {
+		return etcd.Config{}, errors.New("--registry-cert and --registry-key belong together: give both or none")
+	}
 	if err := config.Files.Check(); err != nil {
-		return etcd.Config{}, err
+		return etcd.Config{}, unreadable(err)
 	}
 	return config, nil
+}
+
+// unreadable adds whose a file would have to be.
+func unreadable(err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return fmt.Errorf("%w; user %d may not read it: give the file to the user that the agent runs as (chown, chmod 400), and run this as that user", err, os.Geteuid())
 }

@@ -157,6 +157,9 @@ func (s *settings) readCatalog(ctx context.Context, direct bool) (*service.Catal
 
 // readRegistry lists the registry once.
 func (s *settings) readRegistry(ctx context.Context) (*service.Catalog, error) {
+	if err := s.becomeAgent(false); err != nil {
+		return nil, err
+	}
 	client, err := s.openRegistry(ctx)
 	if err != nil {
 		return nil, err

@@ -39,7 +39,7 @@ func servicesCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "\"json\", or \"catalog\" for what --catalog takes")
 	cmd.Flags().BoolVar(&direct, "direct", false, "read the registry instead of asking this host's agent")
-	s.offer(cmd, []string{"admin", "state-dir"}, registrySettings, templateSettings)
+	s.offer(cmd, []string{"admin", "state-dir", "user"}, registrySettings, templateSettings)
 	return cmd
 }
 

@@ -57,12 +57,15 @@ func stopCommand() *cobra.Command {
 			if len(args) == 0 || s.timeout < 0 {
 				return usageError{fmt.Errorf("%s takes the name or id of a container, or several, and no --timeout below 0", cmd.CommandPath())}
 			}
+			if err := s.becomeAgent(true); err != nil {
+				return err
+			}
 			return s.run(cmd, args)
 		},
 	}
 	cmd.Flags().DurationVar(&s.timeout, "timeout", 0, "how long sessions may last at most; 0 is the service's sidekick.drain, or 30s")
 	cmd.Flags().IntVar(&s.grace, "time", -1, "seconds that a container may take after its stop signal, as for docker stop; below 0 is the container's own")
-	s.offer(cmd, []string{"docker", "node", "state-dir"}, registrySettings)
+	s.offer(cmd, []string{"docker", "node", "state-dir", "user"}, registrySettings)
 	return cmd
 }
 
