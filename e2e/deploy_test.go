@@ -202,8 +202,9 @@ func TestCommandsInTheAgentsContainer(t *testing.T) {
 	m := newMachines(t, "inside")[0]
 	t.Cleanup(m.whatHappened)
 	m.sh("docker run -d --name etcd -p 2379:2379 " + etcdImage)
-	const secret = "/etc/sidekick/password"
-	m.sh("mkdir -p /etc/sidekick; echo secret >" + secret + "; chown 7070 " + secret + "; chmod 400 " + secret)
+	const secret = "/var/lib/sidekick/password"
+	m.sh("docker run --rm -v sidekick-state:/var/lib/sidekick --entrypoint sh " + image +
+		" -c 'echo secret >" + secret + "; chown 7070 " + secret + "; chmod 400 " + secret + "'")
 	for name, settings := range map[string]string{
 		"embedded": "SIDEKICK_REGISTRY=embedded",
 		"etcd":     "SIDEKICK_REGISTRY=etcd://" + m.at(2379) + "\nSIDEKICK_REGISTRY_USER=a\nSIDEKICK_REGISTRY_PASSWORD_FILE=" + secret,
@@ -214,7 +215,7 @@ func TestCommandsInTheAgentsContainer(t *testing.T) {
 			here.sh("cd $DEPLOY\n" + commandsOf(t, "../deploy/README.md", "With Compose"))
 			id := here.sh("docker run -d --stop-timeout 5 -p 8000 -l sidekick.service=shop -l sidekick.host=shop.example.test " + appImage)
 			here.servedBy("shop.example.test", 1)
-			for _, c := range []string{"weight shop 7", "drain shop", "undrain shop", "maint shop --for 1m", "services --direct", "render --direct", "stop " + id} {
+			for _, c := range []string{"weight shop 7", "drain shop", "undrain shop", "maint shop", "undrain shop", "services --direct", "render --direct", "stop " + id} {
 				if out := here.sh("docker exec sidekick sidekick " + c); out == "" {
 					t.Errorf("%s: said nothing", c)
 				}

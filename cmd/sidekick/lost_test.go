@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,5 +48,31 @@ func TestOverrideOfWhatTheRegistryLost(t *testing.T) {
 	agent.Close()
 	if err := maint("web/m"); err == nil || !strings.Contains(err.Error(), "there is no service") || !strings.Contains(err.Error(), "give its --admin") {
 		t.Errorf("without the agent: %v", err)
+	}
+}
+
+// TestRefusedAtOnce: a registry that refuses who asks has answered, and is not waited for.
+func TestRefusedAtOnce(t *testing.T) {
+	board, _, _ := stopsOf(t, 0)
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("wrong"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := board.Client.UserAdd(t.Context(), "root", "right")
+	_, err2 := board.Client.UserGrantRole(t.Context(), "root", "root")
+	_, err3 := board.Client.AuthEnable(t.Context())
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	for want, user := range map[string][]string{
+		"etcd wants to know who asks":                             nil,
+		"the registry refuses the user name or the password: see": {"--registry-user", "root", "--registry-password-file", password},
+	} {
+		cmd := newCommand()
+		cmd.SetArgs(append([]string{"services", "--direct", "--registry", board.Client.Endpoints()[0]}, user...))
+		err := cmd.ExecuteContext(t.Context())
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "did not answer") {
+			t.Errorf("got %v, want %q and nothing of a time that is up", err, want)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -177,7 +178,11 @@ func (s *settings) readFrom(ctx context.Context, client *clientv3.Client, patien
 	defer cancel()
 	var last error // of the watcher, whose goroutine has ended when it is read
 	out := make(chan *service.Catalog, 1)
-	watcher := &etcd.Watcher{Client: client, Prefix: s.prefix, Log: s.newLogger(io.Discard), Report: func(err error) { last = err }}
+	watcher := &etcd.Watcher{Client: client, Prefix: s.prefix, Log: s.newLogger(io.Discard), Report: func(err error) {
+		if last = err; refuses(err) {
+			cancel()
+		}
+	}}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return watcher.Run(ctx, out) })
 	var catalog *service.Catalog
@@ -199,10 +204,18 @@ func (s *settings) readFrom(ctx context.Context, client *clientv3.Client, patien
 	switch {
 	case unmet:
 		return nil, errUnmet
+	case catalog == nil && refuses(last):
+		return nil, fmt.Errorf("registry %s: %w", s.registry, last)
 	case catalog == nil:
 		return nil, fmt.Errorf("registry %s did not answer within %s: %w", s.registry, patience, cmp.Or(last, err))
 	}
 	return catalog, nil
+}
+
+// refuses tells whether an error of the registry is of those that waiting does not mend.
+func refuses(err error) bool {
+	problem, ok := errors.AsType[*etcd.Problem](err)
+	return ok && slices.Contains([]etcd.Cause{etcd.Credentials, etcd.Denied, etcd.Certificate, etcd.ClientCertificate}, problem.Is)
 }
 
 // newRenderer reads and parses the template that the settings name.

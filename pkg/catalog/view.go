@@ -109,12 +109,12 @@ func (v *View) cached() *Snapshot {
 	}
 	c, saved, err := readCopy(v.CachePath, v.Source, v.MaxCacheAge, time.Now())
 	if err != nil {
-		v.Log.WithError(err).Warn("registry does not answer, and the last good catalog cannot be used")
+		v.Log.WithError(err).Warn("nothing comes from the registry yet, and the last good catalog cannot be used")
 		v.report(err)
 		return nil
 	}
 	v.Log.WithFields(logrus.Fields{"saved": saved, "revision": c.Revision, "services": len(c.Services)}).
-		Warn("registry does not answer: the last good catalog is in force")
+		Warn("nothing comes from the registry yet: the last good catalog is in force")
 	return &Snapshot{Catalog: c, Saved: saved}
 }
 

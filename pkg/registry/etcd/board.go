@@ -42,13 +42,22 @@ func (b *Board) Change(ctx context.Context, t service.Target, change func(old *s
 		}
 		resp, err := b.commit(ctx, clientv3.Compare(clientv3.ModRevision(key), "=", seen), op)
 		if err != nil {
-			return 0, old, fmt.Errorf("write %s: %w", key, err)
+			return 0, old, fmt.Errorf("write %s: %w", key, byOperator(err))
 		}
 		if resp.Succeeded {
 			return resp.Header.Revision, old, nil
 		}
 	}
 	return 0, nil, fmt.Errorf("write %s: it changed %d times meanwhile: who else writes it?", key, claimTries)
+}
+
+// byOperator says of a right that is missing who has it: of overrides it is not the host's.
+func byOperator(err error) error {
+	denied, ok := errors.AsType[*Problem](err)
+	if !ok || denied.Is != Denied {
+		return err
+	}
+	return &Problem{Denied, fmt.Errorf("%w; overrides are written with an operator's settings, not a host's: see deploy/etcd.md, section \"Operators\"", errors.Unwrap(denied.err))}
 }
 
 // read returns the override that is in force, and the revision of whatever is there, 0 if nothing is.

@@ -249,6 +249,26 @@ func TestMissingRight(t *testing.T) {
 	anonymous.fails(t, Credentials, "etcd wants to know who asks")
 }
 
+// TestOverridesAreAnOperators: a host's user that may read and not write overrides is told whose right that is.
+func TestOverridesAreAnOperators(t *testing.T) {
+	t.Parallel()
+	_, as := guarded(t)
+	root := as("root", "secret")
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	if _, err := root.RoleGrantPermission(limited(t), "agent", prefix, end, clientv3.PermissionType(clientv3.PermRead)); err != nil {
+		t.Fatal(err)
+	}
+	board := &Board{Client: as("agent", "word"), Prefix: prefix}
+	target := service.Target{Service: "web"}
+	_, _, err := board.Change(limited(t), target, func(*service.Override) (*service.Override, error) {
+		return &service.Override{Target: target, State: service.Drain}, nil
+	})
+	var p *Problem
+	if !errors.As(err, &p) || p.Is != Denied || !strings.Contains(err.Error(), "an operator's settings") || strings.Contains(err.Error(), "grant this host's user") {
+		t.Errorf("got %v, want %s and that an operator may", err, Denied)
+	}
+}
+
 // TestUnreachable: nobody answers, then somebody does.
 func TestUnreachable(t *testing.T) {
 	srv := newServer(t)

@@ -147,12 +147,20 @@ func pair(texts [][]byte) (*tls.Certificate, error) {
 	return &p, nil
 }
 
-// expired says that the certificate which is shown has run out, or nothing.
-func (w *wallet) expired() string {
+// mend says what to do when etcd does not trust the certificate that is shown, or is shown none.
+func (w *wallet) mend() string {
+	const none = ": give --registry-cert and --registry-key"
+	if w == nil {
+		return none
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.pair.value == nil || w.pair.value.Leaf == nil || time.Now().Before(w.pair.value.Leaf.NotAfter) {
-		return ""
+	switch pair := w.pair.value; {
+	case pair == nil:
+		return none
+	case pair.Leaf != nil && time.Now().After(pair.Leaf.NotAfter):
+		return ", and the one in --registry-cert ran out at " + pair.Leaf.NotAfter.UTC().Format(time.RFC3339)
+	default:
+		return ", which --registry-cert " + w.pair.files[0] + " is not: its authority must be one of etcd's (ETCD_TRUSTED_CA_FILE), and it must be for clients"
 	}
-	return "the one in --registry-cert ran out at " + w.pair.value.Leaf.NotAfter.UTC().Format(time.RFC3339)
 }

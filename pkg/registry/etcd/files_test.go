@@ -64,7 +64,7 @@ func TestCertificatesAreSaidToBeWrong(t *testing.T) {
 	distrusting.CA = newCA(t).write(t, filepath.Join(t.TempDir(), "ca.pem"))
 	wrong, _ := s.agent(t, distrusting)
 	none.fails(t, ClientCertificate, "etcd wants a certificate that it trusts", "--registry-cert")
-	other.fails(t, ClientCertificate, "etcd wants a certificate that it trusts", "--registry-cert")
+	other.fails(t, ClientCertificate, "etcd wants a certificate that it trusts, which --registry-cert ", "its authority must be one of etcd's")
 	wrong.fails(t, Certificate, "its certificate is not trusted", "--registry-ca")
 
 	right, _ := s.agent(t, s.files)

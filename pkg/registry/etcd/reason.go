@@ -57,9 +57,9 @@ const leaderless = "etcd has no leader: more than half of its members must run a
 // noAnswer names the servers that did not answer, and why as far as that is known.
 func noAnswer(c *clientv3.Client, err error) error {
 	from, why := strings.Join(c.Endpoints(), ", "), ""
-	expired := ""
+	ours := (*wallet)(nil).mend()
 	if conn := connectionOf(c); conn != nil {
-		why, expired = conn.why.said(), conn.transport.wallet.expired()
+		why, ours = conn.why.said(), conn.transport.wallet.mend()
 		if from == "" && conn.domain != nil {
 			return &Problem{Unreachable, fmt.Errorf("no endpoint of the registry is known: %s (%w)", conn.domain.trouble(), err)}
 		}
@@ -71,10 +71,7 @@ func noAnswer(c *clientv3.Client, err error) error {
 	is := causeOf(because.Error(), Unreachable)
 	switch is {
 	case ClientCertificate:
-		if expired != "" {
-			expired = ", " + expired
-		}
-		return &Problem{is, fmt.Errorf("no answer from %s; etcd wants a certificate that it trusts: give --registry-cert and --registry-key%s (%w)", from, expired, because)}
+		return &Problem{is, fmt.Errorf("no answer from %s; etcd wants a certificate that it trusts%s (%w)", from, ours, because)}
 	case Certificate:
 		return &Problem{is, fmt.Errorf("no answer from %s; its certificate is not trusted: give the authority that signed it with --registry-ca, and names that it holds in --registry (%w)", from, because)}
 	case NoQuorum:
