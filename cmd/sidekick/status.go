@@ -88,7 +88,7 @@ func (s *settings) printStatus(cmd *cobra.Command, output string) error {
 func writeStatus(out io.Writer, status admin.Status) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "node\t%s\tsidekick %s\n", status.Node, status.Version)
-	fmt.Fprintf(w, "catalog\t%s\t%s\n", catalogWord(status.Catalog), catalogDetail(status.Catalog))
+	fmt.Fprintf(w, "catalog\t%s\t%s\n", catalogWord(status), catalogDetail(status.Catalog))
 	if c := status.Catalog; c.Known && c.CopyError != "" {
 		fmt.Fprintf(w, "copy\tFAILING\t%s\n", oneLine(c.CopyError))
 	}
@@ -115,10 +115,18 @@ func stageWord(s admin.StageStatus) (word, detail string) {
 	}
 }
 
-func catalogWord(c admin.CatalogStatus) string {
+// unconfirmed is how long a registry that is there leaves a catalog without a word at most.
+const unconfirmed = 20 * time.Second
+
+// catalogWord says where the catalog comes from, and whether the registry still vouches for it.
+func catalogWord(s admin.Status) string {
+	c := s.Catalog
+	away := slices.ContainsFunc(s.Stages, func(stage admin.StageStatus) bool { return stage.Stage == admin.StageWatch && !stage.OK })
 	switch {
 	case !c.Known:
 		return "NONE"
+	case c.Live && (away || c.StalenessSeconds > unconfirmed.Seconds()):
+		return "STALE"
 	case c.Live:
 		return "live"
 	default:

@@ -45,6 +45,24 @@ proxy    BEHIND  managed, 0 reloads, 0 runtime commands, 0 old workers; a reload
 	}
 }
 
+// A catalog of which the registry does not say any more that it holds is not called live.
+func TestCatalogWord(t *testing.T) {
+	live := admin.CatalogStatus{Known: true, Live: true, StalenessSeconds: 12}
+	old := live
+	old.StalenessSeconds = 49
+	for want, s := range map[string]admin.Status{
+		"NONE":         {},
+		"CACHED":       {Catalog: admin.CatalogStatus{Known: true}},
+		"live":         {Catalog: live, Stages: []admin.StageStatus{{Stage: admin.StageRegister}, {Stage: admin.StageWatch, OK: true}}},
+		"STALE":        {Catalog: live, Stages: []admin.StageStatus{{Stage: admin.StageWatch}}},
+		"STALE by age": {Catalog: old, Stages: []admin.StageStatus{{Stage: admin.StageWatch, OK: true}}},
+	} {
+		if got := catalogWord(s); got != strings.TrimSuffix(want, " by age") {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 // A stage that fails says for which cause, if that is known.
 func TestStageWord(t *testing.T) {
 	for _, tt := range []struct {

@@ -251,8 +251,12 @@ func (l *publishing) spread() time.Duration {
 // this one did not last: neither may sessions that keep taking the node from each other do so at full
 // speed, nor may a fleet keep a registry so busy that it loses them all again.
 func (l *publishing) lose(work context.Context) {
-	l.Log.Warn("registry session lost; opening a new one")
-	l.report(errors.New("the registry session was lost"))
+	why := errors.New("the registry session was lost")
+	if s, ok := l.session.(interface{ Err() error }); ok {
+		why = fmt.Errorf("%w: %w", why, s.Err())
+	}
+	l.Log.WithError(why).Warn("registry session lost; opening a new one")
+	l.report(why)
 	if l.busy { // a writing, which cannot succeed any more
 		l.cancel()
 		<-l.results

@@ -82,6 +82,9 @@ func (s *memorySession) Set(ctx context.Context, want Set) error {
 	return nil
 }
 
+// Err says why it is done.
+func (s *memorySession) Err() error { return errors.New("nobody answered for its lease") }
+
 func (s *memorySession) Done() <-chan struct{} { return s.done }
 
 func (s *memorySession) Close(ctx context.Context) error {
@@ -379,7 +382,8 @@ func TestPublisherGivesABusyRegistryTime(t *testing.T) {
 func TestPublisherSaysWhyItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &memory{openErrs: 3}
-		p := &Publisher{Registry: m}
+		var reported []string
+		p := &Publisher{Registry: m, Report: func(err error) { reported = append(reported, fmt.Sprint(err)) }}
 		log := &strings.Builder{}
 		in, end := publish(t, p)
 		p.Log.(*logrus.Logger).SetOutput(log)
@@ -401,6 +405,9 @@ func TestPublisherSaysWhyItWaits(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got the log %q, want %q", got, want)
+		}
+		if want := "the registry session was lost: nobody answered for its lease"; !slices.Contains(reported, want) {
+			t.Errorf("got the reports %q, want %q among them", reported, want)
 		}
 	})
 }

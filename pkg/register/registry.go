@@ -38,7 +38,8 @@ type Session interface {
 	// must be after an error, because a failed call may have written a part.
 	Set(ctx context.Context, want Set) error
 	// Done is closed when the lease is lost or another session has taken the node over. Nothing
-	// can be written through this session then; the caller opens a new one.
+	// can be written through this session then; the caller opens a new one. If the session also has a
+	// method Err() error, that says why.
 	Done() <-chan struct{}
 	// Close ends the session in good order and leaves in the registry what is to outlive it. It is
 	// called exactly once. On a session that is done it only frees what it held in this process.

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -106,6 +107,11 @@ func outlived(t *testing.T, srv *server, r *Registry, set register.Set) register
 	case <-s.Done():
 	case <-limited(t).Done():
 		t.Fatal("the session outlives its lease")
+	}
+	why := s.(interface{ Err() error }).Err()
+	var p *Problem
+	if !errors.Is(why, ErrLeaseLost) || !errors.As(why, &p) || p.Is != Unreachable {
+		t.Errorf("the session is done because %v, want that its lease is lost as the registry is out of reach", why)
 	}
 	if err := s.Close(limited(t)); err != nil {
 		t.Fatal(err)

@@ -73,6 +73,9 @@ func (t *tenure) over() error {
 	}
 }
 
+// Err is why the session is done, or nil while it is not.
+func (t *tenure) Err() error { return t.over() }
+
 // wrote takes the outcome of a Set down, and returns it. One after which nothing can be written any
 // more ends the session.
 func (t *tenure) wrote(err error) error {
