@@ -183,7 +183,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 // holdStateDir takes the state directory. One that is held is waited for: its holder may just be ending.
 func (s *settings) holdStateDir(ctx context.Context) (*statedir.Dir, error) {
 	return statedir.Wait(ctx, s.stateDir, handover, func(why error) {
-		s.newLogger(os.Stderr).WithError(why).WithField("at most", handover.String()).Warn("waiting for the state directory")
+		s.newLogger(os.Stderr).WithError(why).WithField("at_most", handover.String()).Warn("waiting for the state directory")
 	})
 }
 

@@ -70,7 +70,7 @@ func (d *Driver) log(res Result, err error) {
 	if err != nil || res.How == HowNone {
 		return
 	}
-	log := d.cfg.Log.WithFields(logrus.Fields{"how": res.How, "commands": res.Commands, "took": res.Took.String()})
+	log := d.cfg.Log.WithFields(logrus.Fields{"how": res.How, "commands": res.Commands, "took": res.Took.Round(time.Millisecond).String()})
 	if res.How == HowReload {
 		log.WithField("reason", res.Reason.String()).Info("haproxy updated")
 	} else {

@@ -282,7 +282,10 @@ func (h *hall) log(c *candidate, state service.State, reason string) {
 
 // entry begins a line about a candidate.
 func (h *hall) entry(c *candidate, reason string) logrus.FieldLogger {
-	e := h.Log.WithFields(logrus.Fields{"service": c.instance.Service, "instance": c.instance.ID, "container": c.instance.Name})
+	e := h.Log.WithFields(logrus.Fields{"service": c.instance.Service, "instance": c.instance.ID})
+	if c.instance.Name != "" { // of a container
+		e = e.WithField("container", c.instance.Name)
+	}
 	if reason != "" {
 		e = e.WithField("reason", reason)
 	}

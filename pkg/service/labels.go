@@ -138,24 +138,32 @@ func (p *labelParser) ofService(name, rest, text string) {
 func (d *Definition) set(full, name, text string) {
 	switch known, err := d.put(name, text); {
 	case !known:
-		d.complain(fmt.Errorf("label %s is unknown: did you mean %s%s?", printLabel(full), labelPrefix, closestLabel(name)))
+		d.complain(fmt.Errorf("label %s %s", printLabel(full), proposal(labelPrefix, name)))
 	case err != nil:
 		d.complain(labelError(full, text, err))
 	}
 }
 
+// proposal says of an unknown label which one may be meant.
+func proposal(prefix, name string) string {
+	if like := closestLabel(name); like != "" {
+		return "is unknown: did you mean " + prefix + like + "?"
+	}
+	return "is unknown, and like no other: remove it, or take one of the README's table of labels"
+}
+
 // UnknownError says that no label has a name, and which one may be meant.
-type UnknownError struct{ Closest string }
+type UnknownError struct{ Name string }
 
 // Error proposes the name that is meant.
-func (e UnknownError) Error() string { return "is unknown: did you mean " + e.Closest + "?" }
+func (e UnknownError) Error() string { return proposal("", e.Name) }
 
 // Set gives the definition what is said of the service under a label's name, without "sidekick.". The
 // error is an [UnknownError], or says what the text should be; then nothing has changed.
 func (d *Definition) Set(name, text string) error {
 	known, err := d.put(name, text)
 	if !known {
-		return UnknownError{closestLabel(name)}
+		return UnknownError{name}
 	}
 	return err
 }

@@ -192,6 +192,7 @@ func TestParseLabelsGroupsServices(t *testing.T) {
 		{"all disabled one by one", map[string]string{"sidekick.services.a.enable": "false"}, nil, nil, &no},
 		{"bad enable of one", map[string]string{"sidekick.services.a.enable": "0"}, []string{"a"}, []string{`label sidekick.services.a.enable="0": want true or false`}, nil},
 		{"unknown label", map[string]string{"sidekick.prot": "80"}, []string{""}, []string{"label sidekick.prot is unknown: did you mean sidekick.port?"}, nil},
+		{"unknown label, like no other", map[string]string{"sidekick.foo": "80"}, []string{""}, []string{"label sidekick.foo is unknown, and like no other: remove it"}, nil},
 		{"unknown label of one", map[string]string{"sidekick.services.a.hosts": "x"}, []string{"a"}, []string{"label sidekick.services.a.hosts is unknown: did you mean sidekick.host?"}, nil},
 		{"unknown prefix", map[string]string{"sidekick.header.reqest.X": "x"}, []string{""}, []string{"did you mean sidekick.header.request.NAME?"}, nil},
 		{"empty name", map[string]string{"sidekick.": "x"}, []string{""}, []string{`label "sidekick." is unknown`}, nil},

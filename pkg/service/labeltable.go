@@ -88,21 +88,34 @@ func findLabel(name string) (l label, arg string, ok bool) {
 }
 
 // closestLabel is the known label with the least difference to name, of equals the first in the
-// table, without "sidekick.".
+// table, without "sidekick."; "" if none is so like it that it may be meant.
 func closestLabel(name string) string {
 	const enough = 40 // a longer one is no slip of the finger
 	name = strings.ToLower(name[:min(len(name), enough)])
-	best, least := enableLabel, Distance(name, enableLabel)
-	for i := range labels {
-		known := labels[i].name
-		if d := Distance(name, known); d < least {
+	best, least := "", 1+max(2, len(name)/6)
+	try := func(known string) {
+		if d := Distance(leading(name, known), known); d < least && d < len(known)-1 {
 			best, least = known, d
 		}
 	}
-	if best[len(best)-1] == '.' {
+	try(enableLabel)
+	for i := range labels {
+		try(labels[i].name)
+	}
+	if strings.HasSuffix(best, ".") {
 		best += "NAME"
 	}
 	return best
+}
+
+// leading is the part of a name that stands where known does: all of it, unless known is followed by a name
+// of the user's choice.
+func leading(name, known string) string {
+	if !strings.HasSuffix(known, ".") {
+		return name
+	}
+	parts := strings.SplitAfter(name, ".")
+	return strings.Join(parts[:min(len(parts), strings.Count(known, "."))], "")
 }
 
 // number reads what checkRange has let pass.

@@ -77,7 +77,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		if why := reason.Error(); why != told { // each attempt may fail alike for days
 			told = why
-			k.Log.WithError(reason).WithField("again in", pause.String()).Error("the embedded etcd ended: what is routed stays as it is until it is back")
+			k.Log.WithError(reason).WithField("again_in", pause.String()).Error("the embedded etcd ended: what is routed stays as it is until it is back")
 		}
 		select {
 		case <-time.After(pause):

@@ -102,7 +102,7 @@ func (t *tenure) pause(err error, answered time.Time) time.Duration {
 func (t *tenure) late(err error, answered time.Time, warned bool) error {
 	since := time.Since(answered).Round(100 * time.Millisecond)
 	if !warned {
-		t.log.WithError(err).WithFields(logrus.Fields{"unanswered": since, "ttl": t.ttl}).Warn("lease is not renewed")
+		t.log.WithError(err).WithFields(logrus.Fields{"unanswered": since.String(), "ttl": t.ttl.String()}).Warn("lease is not renewed")
 	}
 	return fmt.Errorf("lease unanswered for %v, and lost after %v: %w", since, t.ttl, err)
 }
