@@ -41,9 +41,6 @@ func settingsTable() []string {
 	s.all.SortFlags = false
 	s.all.VisitAll(func(f *pflag.Flag) {
 		value := f.DefValue
-		if value == "[]" {
-			value = ""
-		}
 		if value != "" {
 			value = "`" + value + "`"
 		}

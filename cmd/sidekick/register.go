@@ -59,6 +59,7 @@ func registerCommand() *cobra.Command {
 	f.IntVar(&d.weight, "weight", service.DefaultWeight, "its share of requests, 0 to 256")
 	f.StringArrayVar(&d.tags, "tag", nil, "`tag` for templates; may be repeated")
 	f.StringToStringVar(&d.meta, "meta", nil, "`KEY=VALUE` for templates; may be repeated")
+	f.Lookup("meta").DefValue = "" // else "[]" is shown
 	f.StringArrayVar(&d.labels, "label", nil, "`KEY=VALUE` with any label's name without \"sidekick.\", such as mode=tcp; may be repeated")
 	s.offer(cmd, registrySettings, logSettings, []string{"node", "zone", "ttl", "exit-ttl", "state-dir"})
 	return cmd

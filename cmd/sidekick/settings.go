@@ -100,6 +100,7 @@ func newSettings() *settings {
 
 	f.StringVar(&s.template, "template", "", "`file` of the HAProxy template (default: the built-in one); a change is taken up at once")
 	f.StringToStringVar(&s.set, "set", nil, "`KEY=VALUE` for the template; may be repeated")
+	f.Lookup("set").DefValue = "" // else "[]" is shown
 
 	f.StringVar(&s.confdDir, "confd-dir", "", "`directory` in confd's format (conf.d, templates) to serve as well; a change is taken up at once")
 	f.StringVar(&s.confdPrefix, "confd-prefix", "", "`PREFIX` of its keys, in the place of those in its files")
@@ -225,6 +226,9 @@ func (s *settings) assign(name, text, source string) error {
 	}
 	// A value that cannot be read leaves a zero, which would be complained about once more.
 	flag := s.all.Lookup(name)
+	if flag.DefValue == "" {
+		return fmt.Errorf("%s: %w", source, err) // a map or text, which keeps what it had
+	}
 	return errors.Join(fmt.Errorf("%s: %w", source, err), flag.Value.Set(flag.DefValue))
 }
 
