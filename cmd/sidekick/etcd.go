@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
@@ -19,7 +21,7 @@ import (
 func etcdCommand() *cobra.Command {
 	s := newSettings()
 	var listen string
-	var anyone bool
+	var anyone, alive bool
 	cmd := &cobra.Command{
 		Use: "etcd", Short: "A plain single etcd, for trials and tests", Args: noArguments,
 		Long: "Runs the etcd that `sidekick run --registry embedded` has, by itself, until it is stopped.\n" +
@@ -29,6 +31,9 @@ func etcdCommand() *cobra.Command {
 			if err := s.load(environ()); err != nil {
 				return err
 			}
+			if alive {
+				return s.etcdAlive(cmd)
+			}
 			if err := etcdAddress(listen, anyone); err != nil {
 				return usageError{err}
 			}
@@ -37,8 +42,27 @@ func etcdCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:2379", "`ADDR:PORT` for clients")
 	cmd.Flags().BoolVar(&anyone, "allow-anyone", false, "listen on an address that is not loopback: whoever reaches it may change all that is registered")
+	cmd.Flags().BoolVar(&alive, "alive", false, "only ask whether the etcd of this --state-dir answers, for health checks")
 	s.offer(cmd, []string{"state-dir"}, logSettings)
 	return cmd
+}
+
+// etcdAlive says whether the etcd that this command starts is there.
+func (s *settings) etcdAlive(cmd *cobra.Command) error {
+	const limit = 4 * time.Second // less than a health check may take
+	ctx, cancel := context.WithTimeout(cmd.Context(), limit)
+	defer cancel()
+	s.registry = embeddedURL
+	client, err := s.dialRegistry(nil)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if _, err := client.Get(ctx, "/", clientv3.WithSerializable(), clientv3.WithCountOnly()); err != nil {
+		return fmt.Errorf("no etcd answers at %s: %w; is `sidekick etcd` up with this --state-dir?", s.embeddedSocket(), err)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), "alive")
+	return nil
 }
 
 // etcdAddress checks where an etcd without authentication is to listen.

@@ -76,3 +76,17 @@ func TestRefusedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestEtcdAlive: a health check of `sidekick etcd` asks that one.
+func TestEtcdAlive(t *testing.T) {
+	board, _, _ := stopsOf(t, 0)
+	dir := strings.TrimSuffix(strings.TrimPrefix(board.Client.Endpoints()[0], "unix://"), "/etcd.sock")
+	for dir, want := range map[string]string{dir: "", t.TempDir(): "no etcd answers at"} {
+		cmd := newCommand()
+		cmd.SetOut(new(bytes.Buffer))
+		cmd.SetArgs([]string{"etcd", "--alive", "--state-dir", dir})
+		if err := cmd.ExecuteContext(t.Context()); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
