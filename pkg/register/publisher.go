@@ -74,6 +74,7 @@ func (p *Publisher) Run(ctx context.Context, in <-chan Set) error {
 	l.linger.Stop()
 	l.pause.Reset()
 	l.loop(ctx, work, in)
+	defer l.tellWait().Stop()
 	return l.end(ctx)
 }
 
@@ -275,6 +276,15 @@ func (l *publishing) lose(work context.Context) {
 	}
 	l.lost = time.Now()
 	l.wait(pause)
+}
+
+// tellWait says what the end waits for, if that takes a while: a registry that is away.
+func (l *publishing) tellWait() *time.Timer {
+	const unremarkable = time.Second
+	limit := orDefault(l.CloseTimeout, DefaultCloseTimeout)
+	return time.AfterFunc(unremarkable, func() {
+		l.Log.WithField("at_most", limit.String()).Warn("ending: waiting for the registry to answer, so that the registrations are left in good order")
+	})
 }
 
 // end closes the session. What is under way may end first, if it does so in time.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"go.uber.org/goleak"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -434,6 +435,26 @@ func TestPublisherLingers(t *testing.T) {
 			t.Errorf("lingered for %v, want %v", got, want)
 		}
 	})
+}
+
+// TestPublisherSaysWhatItsEndWaitsFor: an end that takes long is not silent, one that does not is.
+func TestPublisherSaysWhatItsEndWaitsFor(t *testing.T) {
+	for _, hang := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &Publisher{Registry: &memory{hang: hang}, Linger: 2 * time.Second}
+			in, end := publish(t, p)
+			log := logtest.NewLocal(p.Log.(*logrus.Logger))
+			in <- Set{Instances: instances("a")}
+			synctest.Wait()
+			_ = end()
+			said := slices.ContainsFunc(log.AllEntries(), func(e *logrus.Entry) bool {
+				return strings.HasPrefix(e.Message, "ending: waiting for the registry")
+			})
+			if said != hang {
+				t.Errorf("the registry hangs: %v; said that it is waited for: %v", hang, said)
+			}
+		})
+	}
 }
 
 // A registry that hangs delays the end by the close timeout, and newer sets not at all.
