@@ -375,7 +375,7 @@ func (d *Driver) meet(i info) {
 // reload is needed.
 func (d *Driver) adopt(ctx context.Context, i info) error {
 	d.forget(Reason{})
-	d.unsure, d.unmet = false, unmet(d.worker == (Worker{}) && d.unmet == "")
+	d.unsure, d.unmet = false, unmet(d.worker == (Worker{}) && d.unmet == "", d.child != nil)
 	d.meet(i)
 	d.refusal.lift(i.worker)
 	d.foreign = d.ownVersion(ctx) != i.version

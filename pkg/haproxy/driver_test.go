@@ -170,7 +170,7 @@ func TestManagedFirstTextAndEqualText(t *testing.T) {
 		web := haproxytest.Server(t, "one")
 		text := b.text("", "s1 "+web)
 		res := b.apply(t, text)
-		if res.How != HowReload || res.Reason.Kind != ReasonStart {
+		if res.How != HowReload || res.Reason.Kind != ReasonStart || !strings.Contains(res.Reason.Detail, "haproxy has just started") {
 			t.Errorf("first apply: got %+v, want a reload for the start", res)
 		}
 		if got, err := haproxytest.Get(b.addr); got != "one" {

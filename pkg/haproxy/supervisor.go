@@ -294,7 +294,9 @@ func (s *Supervisor) line(text string) {
 		level = logrus.DebugLevel
 	case strings.HasPrefix(text, "[ALERT]"):
 		level = logrus.WarnLevel
-		s.alerts.add(text)
+		if !strings.HasSuffix(text, "has no server available!") { // which is no reason to end, nor to refuse a reload
+			s.alerts.add(text)
+		}
 	case strings.HasPrefix(text, "[NOTICE]"), strings.HasPrefix(text, "[WARNING]"), isProxyNotice(text):
 		level = logrus.DebugLevel
 	}

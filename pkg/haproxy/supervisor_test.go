@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -136,5 +138,20 @@ func TestAlerts(t *testing.T) {
 		"[ALERT]    (1) : config : Fatal errors found in configuration.\n"
 	if got := alertsOf(out); len(got) != 1 || got[0] != "parsing [/x/haproxy.cfg:3] : unknown keyword 'balanse' in 'backend' section" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestAlertsOfServersEndNothing: that a backend has no server is passed on, and is never the reason why HAProxy ended.
+func TestAlertsOfServersEndNothing(t *testing.T) {
+	log, seen := logtest.NewNullLogger()
+	s := &Supervisor{cfg: Config{Log: log}}
+	mark := s.alerts.mark()
+	s.line("[ALERT]    (24) : (CLI : )backend 'be_web' has no server available!")
+	s.line("[ALERT]    (24) : Starting frontend fe_http: cannot bind socket")
+	if got := s.alerts.since(mark); len(got) != 1 || !strings.Contains(got[0], "cannot bind") {
+		t.Errorf("got %q, want the second line alone", got)
+	}
+	if n := len(seen.AllEntries()); n != 2 {
+		t.Errorf("logged %d lines, want both", n)
 	}
 }

@@ -89,9 +89,12 @@ func (s section) keys() []string {
 	return keys
 }
 
-// unmet says why it is not known what a new worker runs.
-func unmet(first bool) string {
-	if first {
+// unmet says why it is not known what a new worker runs. A child of the agent was started by it.
+func unmet(first, child bool) string {
+	switch {
+	case first && child:
+		return ": haproxy has just started, with what was on disk"
+	case first:
 		return ": this agent meets this haproxy for the first time, and no note says that it runs what is on disk"
 	}
 	return ": haproxy was started anew, or reloaded by somebody else"
