@@ -58,8 +58,7 @@ func registerCommand() *cobra.Command {
 	f.StringArrayVar(&d.hosts, "host", nil, "host `name` that it serves; may be repeated")
 	f.IntVar(&d.weight, "weight", service.DefaultWeight, "its share of requests, 0 to 256")
 	f.StringArrayVar(&d.tags, "tag", nil, "`tag` for templates; may be repeated")
-	f.StringToStringVar(&d.meta, "meta", nil, "`KEY=VALUE` for templates; may be repeated")
-	f.Lookup("meta").DefValue = "" // else "[]" is shown
+	mapVar(f, &d.meta, "meta", "`KEY=VALUE` for templates; may be repeated")
 	f.StringArrayVar(&d.labels, "label", nil, "`KEY=VALUE` with any label's name without \"sidekick.\", such as mode=tcp; may be repeated")
 	s.offer(cmd, registrySettings, logSettings, []string{"node", "zone", "ttl", "exit-ttl", "state-dir"})
 	return cmd

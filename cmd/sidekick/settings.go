@@ -99,8 +99,7 @@ func newSettings() *settings {
 	f.StringVar(&s.servicesDir, "services-dir", "", "`directory` of YAML files with instances that are no containers; a change is taken up at once")
 
 	f.StringVar(&s.template, "template", "", "`file` of the HAProxy template (default: the built-in one); a change is taken up at once")
-	f.StringToStringVar(&s.set, "set", nil, "`KEY=VALUE` for the template; may be repeated")
-	f.Lookup("set").DefValue = "" // else "[]" is shown
+	mapVar(f, &s.set, "set", "`KEY=VALUE` for the template; may be repeated")
 
 	f.StringVar(&s.confdDir, "confd-dir", "", "`directory` in confd's format (conf.d, templates) to serve as well; a change is taken up at once")
 	f.StringVar(&s.confdPrefix, "confd-prefix", "", "`PREFIX` of its keys, in the place of those in its files")
@@ -124,6 +123,12 @@ func newSettings() *settings {
 
 	s.ofProcess(f)
 	return s
+}
+
+// mapVar declares a map that is empty unless it is given.
+func mapVar(f *pflag.FlagSet, to *map[string]string, name, usage string) {
+	f.StringToStringVar(to, name, nil, usage)
+	f.Lookup(name).DefValue = "" // else help shows "[]"
 }
 
 // ofProcess declares the settings of the agent's own process.
