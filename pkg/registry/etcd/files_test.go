@@ -23,11 +23,11 @@ type secured struct {
 	files     Files
 }
 
-func newSecured(t *testing.T) *secured {
+func newSecured(t *testing.T, names ...string) *secured {
 	t.Helper()
 	s := &secured{authority: newCA(t), servers: t.TempDir()}
 	addr, host := address(), t.TempDir()
-	cert, key := s.authority.server(t, s.servers, addr)
+	cert, key := s.authority.server(t, s.servers, append(names, addr)...)
 	trusted := s.authority.write(t, filepath.Join(s.servers, "ca.pem"))
 	s.member = newClusterAt(t, []string{addr}, func(c *embed.Config) {
 		c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile = cert, key
