@@ -3,7 +3,15 @@
 // Both ends of the pipes that meet in the registry are here. A [Registry] opens sessions: one
 // lease per agent, under which a node's exact set of instances is written by guarded transactions.
 // A [Watcher] turns the keys of all nodes into complete catalogs: it lists all pages at one
-// revision, follows from the next, and lists again whenever it cannot be sure to have seen all.
+// revision, follows from the next, and lists again whenever it cannot be sure to have seen all. A
+// [Board] holds people's overrides and what they ask of agents, [Lone] what a command registers, and
+// [Keys] follows keys that are not ours.
+//
+// # Connection
+//
+// [Dial] gives the client that all of them share. It never waits for the cluster, leaves members that
+// stand still or have no leader, reads its files again when they change, follows the records of a
+// domain, and names the [Cause] of what goes wrong in a [Problem].
 //
 // # Ownership
 //
