@@ -267,7 +267,7 @@ func (l *publishing) lose(work context.Context) {
 	defer cancel()
 	_ = l.session.Close(ctx) // nothing of it is left to be kept
 	l.session, l.written, l.inRegistry = nil, false, nil
-	l.failing, l.told = true, nil // so that the return is logged, and why it takes long if it does
+	l.failing = true // so that the return is logged, and why it takes long if it does
 	pause := l.spread()
 	if time.Since(l.lost) < lostEarly {
 		pause = l.losses.NextBackOff()
