@@ -14,9 +14,9 @@ COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := go tool -modfile=tools/go.mod
 TAG     ?= latest
-UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$|/pkg/registry/')
+UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$|/pkg/(registry|haproxy)($$|/)')
 
-.PHONY: help build image demo test check unit registry fuzz e2e e2e-hosts bench bench-fleet golden lint soak deps images static format vet tidy staticcheck once clean
+.PHONY: help build image demo test check unit proxy registry fuzz e2e e2e-hosts bench bench-fleet golden lint soak deps images static format vet tidy staticcheck once clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:420 e2e:1000/registry:300,fuzz:300,e2e-hosts:240 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:240 e2e:1000/proxy:420,registry:300,fuzz:180,e2e-hosts:240 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -62,16 +62,19 @@ staticcheck:
 	@$(TOOL) staticcheck ./...
 
 quick:
-	@scripts/gotest $(UNIT) ./pkg/registry/...
+	@scripts/gotest $(UNIT) ./pkg/haproxy/... ./pkg/registry/...
 
-unit: ## unit tests with the race detector, HAProxy 2.6 and 3.0 and engine included, without the registries
+unit: ## unit tests with the race detector, engine included, but for the two below
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
+
+proxy: ## unit tests of the driver with the race detector, HAProxy 2.6 and 3.0
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race ./pkg/haproxy/...
 
 registry: ## unit tests of the registries with the race detector and real etcd; most of their time is waiting
 	@scripts/gotest -race ./pkg/registry/...
 
 fuzz: ## every fuzz target, then random histories of containers, FUZZTIME seconds for each of the two
-	@scripts/fuzz $${FUZZTIME:-60}
+	@scripts/fuzz $${FUZZTIME:-30}
 
 e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 20m ./e2e
