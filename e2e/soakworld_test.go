@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,7 +33,8 @@ type soak struct {
 	points *killPoints
 	played int
 
-	watched func() // ends the looking for what must never be
+	watched func()       // ends the looking for what must never be
+	kills   atomic.Int64 // of HAProxy in this round
 
 	agentLock, etcdLock, templateLock sync.Mutex
 	socketLock                        map[string]*sync.Mutex // by path
