@@ -283,16 +283,7 @@ func meets(s *service.Service, a, b service.Target) bool {
 
 // describe writes an override as people read it.
 func describe(o *service.Override) string {
-	text := o.String()
-	if o.State != "" {
-		text += " " + string(o.State)
-	}
-	if o.Weight != nil {
-		text += fmt.Sprintf(" weight %d", *o.Weight)
-	}
-	if o.By != "" {
-		text += " by " + o.By
-	}
+	text := o.Words()
 	if !o.Until.IsZero() {
 		text += ", ends " + endOf(o)
 	}

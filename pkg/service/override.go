@@ -34,6 +34,21 @@ type Override struct {
 	By     string        // who said it, for people
 }
 
+// Words says of what the override is, what it says, and by whom, for people.
+func (o *Override) Words() string {
+	text := o.String()
+	if o.State != "" {
+		text += " " + string(o.State)
+	}
+	if o.Weight != nil {
+		text += fmt.Sprintf(" weight %d", *o.Weight)
+	}
+	if o.By != "" {
+		text += " by " + o.By
+	}
+	return text
+}
+
 // Ruling is what overrides say of one instance: each part by the most specific override that has it.
 type Ruling struct {
 	State  *Override // nil if none says a state

@@ -16,13 +16,13 @@ func (g *Guard) TellOverrides(old, now *service.Catalog, at time.Time) {
 	var lost, again, found []string
 	for _, o := range was {
 		if !holds(now.Overrides, o, sameTarget) {
-			lost = append(lost, sentence(o))
+			lost = append(lost, o.Words())
 			again = append(again, commands(o, at)...)
 		}
 	}
 	for _, o := range is {
 		if !holds(old.Overrides, o, sameOverride) {
-			found = append(found, sentence(o))
+			found = append(found, o.Words())
 		}
 	}
 	if len(lost) > 0 {
@@ -50,21 +50,6 @@ func sameTarget(a, b *service.Override) bool { return a.Target == b.Target }
 func sameOverride(a, b *service.Override) bool {
 	return a.Target == b.Target && a.State == b.State && a.Until.Equal(b.Until) &&
 		(a.Weight == nil) == (b.Weight == nil) && (a.Weight == nil || *a.Weight == *b.Weight)
-}
-
-// sentence says an override in words.
-func sentence(o *service.Override) string {
-	text := o.String()
-	if o.State != "" {
-		text += " " + string(o.State)
-	}
-	if o.Weight != nil {
-		text += fmt.Sprintf(" weight %d", *o.Weight)
-	}
-	if o.By != "" {
-		text += " by " + o.By
-	}
-	return text
 }
 
 // commands are those that give an override again, for as long as it would have lasted.
