@@ -133,7 +133,7 @@ func (p *proxy) drop(i *service.Instance) { p.builder.Delete(i.Key(prefix)) }
 
 // render makes the files of what the catalog holds now.
 func (p *proxy) render() (render.Files, error) {
-	files, _, err := p.renderer.Render(p.builder.Catalog(1), nil)
+	files, _, err := p.renderer.Render(render.Input{Catalog: p.builder.Catalog(1)})
 	return files, err
 }
 

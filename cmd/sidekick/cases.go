@@ -150,7 +150,7 @@ func (c cases) one(ctx context.Context, dir string) (word string, err error) {
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}
-	files, _, err := renderer.Render(catalog, nil)
+	files, _, err := renderer.Render(render.Input{Catalog: catalog})
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}

@@ -78,7 +78,7 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	files, _, err := renderer.Render(catalog, nil)
+	files, _, err := renderer.Render(render.Input{Catalog: catalog})
 	if err != nil {
 		return refusedError{err}
 	}

@@ -213,7 +213,7 @@ func (r *renderStage) tellChecks(now *rendering, m *render.Model) {
 // render makes the text with the ports that can be had.
 func (r *renderStage) render(ctx context.Context, renderer *render.Renderer, c *service.Catalog) (render.Files, *render.Model, error) {
 	for {
-		files, model, err := renderer.Render(c, r.ports.taken(ctx, c))
+		files, model, err := renderer.Render(render.Input{Catalog: c, Taken: r.ports.taken(ctx, c)})
 		if err != nil || !r.ports.conflict(files, model) {
 			return files, model, err
 		}

@@ -122,7 +122,7 @@ func (s *settings) listServices(cmd *cobra.Command, direct bool) ([]admin.Servic
 	if err != nil {
 		return nil, err
 	}
-	model := render.Build(catalog, s.renderSettings(), nil)
+	model := render.Build(render.Input{Catalog: catalog}, s.renderSettings())
 	return admin.Services(catalog, model, nil, nil, time.Now()), nil
 }
 

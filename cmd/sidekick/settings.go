@@ -323,7 +323,8 @@ func (s *settings) validate() error {
 	if _, err := convention.Parse(s.conventions); err != nil {
 		errs = append(errs, fmt.Errorf("--conventions %q: %w", s.conventions, err))
 	}
-	errs = append(errs, s.validateNames(), s.validateAddresses(), s.validateTimes())
+	_, choices := render.ChoicesOf(s.set)
+	errs = append(errs, choices, s.validateNames(), s.validateAddresses(), s.validateTimes())
 	return errors.Join(errs...)
 }
 

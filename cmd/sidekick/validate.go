@@ -82,7 +82,7 @@ func (s *settings) validateTemplate() error {
 	if err != nil {
 		return err
 	}
-	_, _, err = renderer.Render(catalog, nil)
+	_, _, err = renderer.Render(render.Input{Catalog: catalog})
 	return err
 }
 
@@ -106,5 +106,5 @@ func (s *settings) modelOf(prospects []docker.Prospect) (*render.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return render.Build(catalog, s.renderSettings(), nil), nil
+	return render.Build(render.Input{Catalog: catalog}, s.renderSettings()), nil
 }

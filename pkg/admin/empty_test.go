@@ -26,7 +26,7 @@ func TestEmptyServiceSaysWhy(t *testing.T) {
 		empty.Since = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 		empty.Until = empty.Since.Add(time.Hour)
 		c := (&service.Catalog{Prefix: "/p"}).WithEmpty([]*service.Service{empty})
-		list := Services(c, render.Build(c, render.Settings{Node: "n", HTTPListen: ":80"}, nil), nil, nil, time.Now())
+		list := Services(c, render.Build(render.Input{Catalog: c}, render.Settings{Node: "n", HTTPListen: ":80"}), nil, nil, time.Now())
 		if len(list) != 1 || list[0].Why != tt.want {
 			t.Errorf("got %+v, want %q", list, tt.want)
 		}

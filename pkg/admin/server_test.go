@@ -59,7 +59,7 @@ func TestServicesFormat(t *testing.T) {
 	s := testState(t)
 	catalog := testCatalog(t)
 	s.SetCatalog(catalog, true, time.Time{})
-	s.SetModel(render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil))
+	s.SetModel(render.Build(render.Input{Catalog: catalog}, render.Settings{Node: "host1", HTTPListen: ":80"}))
 	s.SetRejected("docker")([]service.Rejection{{Kind: "label", Service: "web", Node: "host1", ID: "c9.web.80", Reason: "sidekick.port=x: no port"}})
 	s.SetRejected("gate")([]service.Rejection{{Kind: service.HeldByCheck, Service: "slow", Node: "host1", ID: "c8.slow.80", Reason: "does not answer yet"}})
 
@@ -108,7 +108,7 @@ func TestUnwrittenIsListed(t *testing.T) {
 	s := testState(t)
 	catalog := testCatalog(t)
 	s.SetCatalog(catalog, true, time.Time{})
-	s.SetModel(render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil))
+	s.SetModel(render.Build(render.Input{Catalog: catalog}, render.Settings{Node: "host1", HTTPListen: ":80"}))
 	services := func() (list []Service) {
 		_, body := get(t, s, "/api/v1/services")
 		if err := json.Unmarshal([]byte(body), &list); err != nil {
@@ -139,7 +139,7 @@ func TestUnwrittenIsListed(t *testing.T) {
 // What HAProxy's own check has taken out of service is not shown as routed.
 func TestServerDownIsNotRouted(t *testing.T) {
 	catalog := testCatalog(t)
-	model := render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil)
+	model := render.Build(render.Input{Catalog: catalog}, render.Settings{Node: "host1", HTTPListen: ":80"})
 	web := model.Services[0]
 	for _, server := range web.Servers {
 		listed := Services(catalog, model, nil, []string{web.Backend + "/" + server.Name}, clock())
@@ -163,7 +163,7 @@ func TestUnhealthyIsExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	model := render.Build(catalog, render.Settings{Node: "host1", HTTPListen: ":80"}, nil)
+	model := render.Build(render.Input{Catalog: catalog}, render.Settings{Node: "host1", HTTPListen: ":80"})
 	var local []service.Rejection
 	for _, id := range []string{"c1.web.80", "c2.web.80", "c3.web.80"} {
 		local = append(local, service.Rejection{Kind: service.UnhealthyByCheck, Service: "web", Node: "host1", ID: id, Reason: "it turned too often"})

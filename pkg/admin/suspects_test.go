@@ -29,7 +29,7 @@ func TestSuspectsAreShown(t *testing.T) {
 	with.Doubts = &service.Doubts{Instances: 2, Withheld: 1, Until: until, Nodes: []*service.Node{{Name: "host2"}}}
 	s := testState(t)
 	s.SetCatalog(&with, true, time.Time{})
-	s.SetModel(render.Build(&with, render.Settings{Node: "host1", HTTPListen: ":80"}, nil))
+	s.SetModel(render.Build(render.Input{Catalog: &with}, render.Settings{Node: "host1", HTTPListen: ":80"}))
 
 	_, body := get(t, s, "/api/v1/services")
 	var services []Service

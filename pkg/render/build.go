@@ -28,10 +28,11 @@ type record struct {
 	model    *Service // base with the decision and what was decided on checks
 }
 
-func (b *builder) build(c *service.Catalog, taken map[uint16]string) *Model {
-	reload := b.records == nil || !slices.EqualFunc(b.records, c.Services, isOf)
-	if changed := b.update(c.Services); changed || !maps.Equal(taken, b.taken) {
-		b.taken = maps.Clone(taken)
+func (b *builder) build(in Input) *Model {
+	services := in.Catalog.Services
+	reload := b.records == nil || !slices.EqualFunc(b.records, services, isOf)
+	if changed := b.update(services); changed || !maps.Equal(in.Taken, b.taken) {
+		b.taken = maps.Clone(in.Taken)
 		b.decide()
 	}
 	if reload {
@@ -41,6 +42,7 @@ func (b *builder) build(c *service.Catalog, taken map[uint16]string) *Model {
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
 		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check, ServerState: s.ServerState,
+		Choices:  s.choices,
 		Services: make([]*Service, 0, len(b.records)), Routes: b.routes,
 	}
 	for _, r := range b.records {
@@ -101,7 +103,7 @@ func (b *builder) update(services []*service.Service) (changed bool) {
 
 // recordOf is the record of a service that changed, and tells whether what was decided on its claims holds.
 func (b *builder) recordOf(s *service.Service, known *record) (r *record, decided bool) {
-	r = &record{source: s, base: newService(s, b.settings.Node), claims: claimsOf(s)}
+	r = &record{source: s, base: newService(s, b.settings), claims: claimsOf(s)}
 	decided = known != nil && known.claims.equal(r.claims) && (!b.disputed[s.Name] || known.claims.compare(r.claims) == 0)
 	if decided {
 		r.decision = known.decision

@@ -50,7 +50,7 @@ func TestProxyCheck(t *testing.T) {
 			c    *service.Catalog
 			want string
 		}{{few.Catalog(1), test.few}, {many.Catalog(1), test.many}} {
-			if got := checks(Build(side.c, s, nil)); got != side.want {
+			if got := checks(Build(Input{Catalog: side.c}, s)); got != side.want {
 				t.Errorf("%q: %s, want %s", test.setting, got, side.want)
 			}
 		}
@@ -65,7 +65,7 @@ func TestProxyCheckIsDecidedWithTheServices(t *testing.T) {
 	texts := map[string]string{}
 	step := func(name, want string) {
 		t.Helper()
-		files, m, err := r.Render(b.Catalog(1), nil)
+		files, m, err := r.Render(Input{Catalog: b.Catalog(1)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestDrainIsAComment(t *testing.T) {
 	}
 	for _, test := range tests {
 		c := mustCatalog(t, map[string]string{"instances/n/1": fmt.Sprintf(`{"service":"web","address":"10.0.0.1","port":80,"hosts":["a.test"],"options":{%s}}`, test.option)})
-		files, _, err := builtin(t, testSettings()).Render(c, nil)
+		files, _, err := builtin(t, testSettings()).Render(Input{Catalog: c})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -123,7 +123,7 @@ func (s *site) serve(rest string, servers ...string) haproxy.Result {
 		host, port, _ := net.SplitHostPort(addr)
 		f.Items["/p/v1/instances/n/"+port] = fmt.Appendf(nil, `{"service":"web","address":%q,"port":%s,%s}`, host, port, rest)
 	}
-	files, _, err := s.renderer.Render(f.Catalog(), nil)
+	files, _, err := s.renderer.Render(render.Input{Catalog: f.Catalog()})
 	if err != nil {
 		s.Fatal(err)
 	}

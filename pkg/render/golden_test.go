@@ -54,7 +54,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			files, model, err := r.Render(readCatalog(t, path), map[uint16]string{9999: "port 9999 is in use by another program"})
+			files, model, err := r.Render(Input{Catalog: readCatalog(t, path), Taken: map[uint16]string{9999: "port 9999 is in use by another program"}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -24,6 +24,8 @@ type Model struct {
 	Check         bool              // HAProxy checks servers itself: --proxy-check, or what "auto" came to
 	ServerState   string            // path of the file of servers' states over a reload, empty for none
 
+	Choices // what --set chose
+
 	Services []*Service // sorted by name, those without instances too
 	Routes   []Route    // all services' routes, sorted by key
 }
@@ -94,9 +96,14 @@ type Instance struct {
 	Share    int                   // its weight, by an override or its own
 }
 
-// Build makes the model of a catalog as one host sees it. taken holds ports that cannot be had on
-// this host, each with the reason. It is a function of its arguments alone: "auto" of
-// [Settings.ProxyCheck] is decided by this catalog.
-func Build(c *service.Catalog, s Settings, taken map[uint16]string) *Model {
-	return (&builder{settings: s.withDefaults()}).build(c, taken)
+// Input is what a model is made of, besides the viewer's own facts. It is not changed.
+type Input struct {
+	Catalog *service.Catalog
+	Taken   map[uint16]string // ports that cannot be had on this host, each with the reason
+}
+
+// Build makes the model of a catalog as one host sees it. It is a function of its arguments alone:
+// "auto" of [Settings.ProxyCheck] is decided by this catalog.
+func Build(in Input, s Settings) *Model {
+	return (&builder{settings: s.withDefaults()}).build(in)
 }

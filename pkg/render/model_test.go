@@ -57,7 +57,7 @@ func TestSameServerNameIsLeftOut(t *testing.T) {
 		}
 		seen[name] = i.ID
 	}
-	m := Build(mustCatalog(t, items), testSettings(), nil)
+	m := Build(Input{Catalog: mustCatalog(t, items)}, testSettings())
 	s := m.Services[0]
 	if len(s.Servers) != 1 || s.Instances[1].Routed || !strings.Contains(s.Instances[1].Why, "too like that of") {
 		t.Errorf("%d servers, %+v", len(s.Servers), s.Instances)
@@ -99,7 +99,7 @@ func TestOlderServiceKeepsRouteAndPort(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			m := Build(mustCatalog(t, test.items), testSettings(), test.taken)
+			m := Build(Input{Catalog: mustCatalog(t, test.items), Taken: test.taken}, testSettings())
 			var got []string
 			for i, s := range m.Services {
 				var keys []string
@@ -134,11 +134,11 @@ func TestEmptyServiceYields(t *testing.T) {
 	old := mustCatalog(t, map[string]string{"instances/n/1": claim("old", "09:00:00", `"hosts":["x.test"],"listen":9000`)})
 	c := mustCatalog(t, map[string]string{"instances/n/2": claim("new", "10:00:00", `"hosts":["x.test"],"listen":9000`)})
 	c = c.WithEmpty([]*service.Service{old.Services[0].Emptied(), {Name: "unknown"}})
-	m := Build(c, testSettings(), nil)
+	m := Build(Input{Catalog: c}, testSettings())
 	if got := m.Services[0]; got.Name != "new" || len(got.Routes) != 1 || got.Listen != 9000 {
 		t.Errorf("new: %+v", got)
 	}
-	files, _, err := builtin(t, testSettings()).Render(c, nil)
+	files, _, err := builtin(t, testSettings()).Render(Input{Catalog: c})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestQuoting(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files, _, err := r.Render(mustCatalog(t, nil), nil)
+		files, _, err := r.Render(Input{Catalog: mustCatalog(t, nil)})
 		got := ""
 		if err == nil {
 			got = strings.TrimSuffix(files[0].Text(), "\n")
@@ -213,7 +213,7 @@ func TestTemplateErrorsNameTheirPlace(t *testing.T) {
 	for _, test := range tests {
 		r, err := New("my.tmpl", test.text, testSettings())
 		if err == nil {
-			_, _, err = r.Render(c, nil)
+			_, _, err = r.Render(Input{Catalog: c})
 		}
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: error %v, want %q", test.text, err, test.want)
@@ -235,7 +235,7 @@ func TestPlainTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, _, err := r.Render(c, nil)
+	files, _, err := r.Render(Input{Catalog: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -111,7 +111,7 @@ func TestHostileCatalogs(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		items := anyCatalog(rt)
 		c := catalogOf(items, slices.Sorted(maps.Keys(items)))
-		files, m, err := builtin(t, testSettings()).Render(c, nil)
+		files, m, err := builtin(t, testSettings()).Render(Input{Catalog: c})
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestHostileCatalogs(t *testing.T) {
 // printedLines counts the lines of an empty catalog.
 func printedLines(t *testing.T) int {
 	t.Helper()
-	files, _, err := builtin(t, testSettings()).Render(mustCatalog(t, nil), nil)
+	files, _, err := builtin(t, testSettings()).Render(Input{Catalog: mustCatalog(t, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,11 +201,11 @@ func newBuiltin(t *rapid.T) *Renderer {
 }
 
 func mustRender(t *rapid.T, r *Renderer, c *service.Catalog, taken map[uint16]string) Files {
-	files, m, err := r.Render(c, taken)
+	files, m, err := r.Render(Input{Catalog: c, Taken: taken})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(explained(Build(c, testSettings(), taken)), explained(m)); diff != "" {
+	if diff := cmp.Diff(explained(Build(Input{Catalog: c, Taken: taken}, testSettings())), explained(m)); diff != "" {
 		t.Fatalf("model (-built +rendered):\n%s", diff)
 	}
 	return files
@@ -220,12 +220,12 @@ func TestUnchangedServicesKeepTheirModel(t *testing.T) {
 	b.Put("/p/v1/instances/n/1", value("a", "a.test", 80))
 	b.Put("/p/v1/instances/n/2", value("b", "b.test", 80))
 	r := builtin(t, testSettings())
-	_, first, err := r.Render(b.Catalog(1), nil)
+	_, first, err := r.Render(Input{Catalog: b.Catalog(1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Put("/p/v1/instances/n/2", value("b", "b.test", 81))
-	_, second, err := r.Render(b.Catalog(2), nil)
+	_, second, err := r.Render(Input{Catalog: b.Catalog(2)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestUnchangedServicesKeepTheirModel(t *testing.T) {
 		t.Error("a was made again, or b was not")
 	}
 	b.Put("/p/v1/instances/n/0", value("0", "a.test", 80)) // of unknown age as well, but with a lower key
-	_, third, err := r.Render(b.Catalog(3), nil)
+	_, third, err := r.Render(Input{Catalog: b.Catalog(3)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func BenchmarkRender(b *testing.B) {
 	b.Run("full", func(b *testing.B) {
 		c := builder.Catalog(1)
 		for b.Loop() {
-			if _, _, err := builtin(b, testSettings()).Render(c, nil); err != nil {
+			if _, _, err := builtin(b, testSettings()).Render(Input{Catalog: c}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -267,7 +267,7 @@ func BenchmarkRender(b *testing.B) {
 		for b.Loop() {
 			port ^= 1
 			builder.Put("/p/v1/instances/n3/500", value(500, port))
-			if _, _, err := r.Render(builder.Catalog(1), nil); err != nil {
+			if _, _, err := r.Render(Input{Catalog: builder.Catalog(1)}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"text/template"
-
-	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // Renderer makes files of catalogs by one template. It remembers the texts of services, so that
@@ -66,10 +64,10 @@ func isFileName(s string) bool {
 	})
 }
 
-// Render makes the files for a catalog, the configuration first, and the model that they were made
-// of. taken is as for [Build]. After an error the renderer is as good as before.
-func (r *Renderer) Render(c *service.Catalog, taken map[uint16]string) (Files, *Model, error) {
-	m := r.builder.build(c, taken)
+// Render makes the files for an input, the configuration first, and the model that they were made
+// of. After an error the renderer is as good as before.
+func (r *Renderer) Render(in Input) (Files, *Model, error) {
+	m := r.builder.build(in)
 	files := make(Files, 0, 1+len(r.files))
 	for _, name := range append([]string{""}, r.files...) {
 		t := r.main

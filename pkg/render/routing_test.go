@@ -122,7 +122,7 @@ func TestRoutingByTheRealProxy(t *testing.T) {
 	}
 	at := func(port int) string { return fmt.Sprintf("%s:%d", proxyAddress, port) }
 	s := Settings{Node: "here", HTTPListen: at(http), Stats: at(stats)}
-	files, _, err := builtin(t, s).Render(mustCatalog(t, items), nil)
+	files, _, err := builtin(t, s).Render(Input{Catalog: mustCatalog(t, items)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestNoServiceAnswers503(t *testing.T) {
 	needHAProxy(t)
 	http, stats := freePort(t), freePort(t)
 	s := Settings{Node: "here", HTTPListen: fmt.Sprintf("%s:%d", proxyAddress, http), Stats: fmt.Sprintf("%s:%d", proxyAddress, stats)}
-	files, _, err := builtin(t, s).Render(mustCatalog(t, nil), nil)
+	files, _, err := builtin(t, s).Render(Input{Catalog: mustCatalog(t, nil)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,9 +17,9 @@ import (
 
 const defaultBalance = "roundrobin"
 
-// newService makes all of a service's model that depends on nothing but the service and on which
-// node looks at it.
-func newService(s *service.Service, node string) *Service {
+// newService makes all of a service's model that depends on nothing but the service and on who looks
+// at it.
+func newService(s *service.Service, viewer Settings) *Service {
 	options := s.Spec.Options
 	m := &Service{
 		Name: s.Name, Backend: backendName(s.Name), Mode: cmp.Or(s.Spec.Mode, service.HTTP), Hosts: s.Spec.Hosts,
@@ -36,7 +36,7 @@ func newService(s *service.Service, node string) *Service {
 	}
 	m.Balance, m.Hash = balance(options["balance"], m.Mode)
 	m.NeedsID = m.Hash || m.Balance == "first"
-	m.place(s, node)
+	m.place(s, viewer.Node)
 	return m
 }
 

@@ -25,12 +25,17 @@ type Settings struct {
 	RuntimeSocket string            // path of HAProxy's runtime socket; empty for none
 	ServerState   string            // path of the state file by which a reload keeps what checks found out; empty for none
 	Set           map[string]string // free values for a template: --set
+
+	choices Choices // of Set, once withDefaults has read them
 }
 
 const (
 	defaultStats = "127.0.0.1:8405"
 	lowestListen = 1024
 )
+
+// Choices are those values of Set that the model knows.
+func (s Settings) Choices() Choices { return s.choices }
 
 // withDefaults fills in what is left open.
 func (s Settings) withDefaults() Settings {
@@ -41,6 +46,7 @@ func (s Settings) withDefaults() Settings {
 		s.ListenLow, s.ListenHigh = lowestListen, 65535
 	}
 	s.ProxyCheck = cmp.Or(s.ProxyCheck, ProxyCheckAuto)
+	s.choices, _ = ChoicesOf(s.Set) // who gives them has refused wrong ones
 	return s
 }
 

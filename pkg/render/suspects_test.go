@@ -36,7 +36,7 @@ func TestSuspects(t *testing.T) {
 	})
 	r := builtin(t, testSettings())
 	render := func(c *service.Catalog) (string, *Model) {
-		files, m, err := r.Render(c, nil)
+		files, m, err := r.Render(Input{Catalog: c})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,30 @@
+package render
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestChoicesAreRead(t *testing.T) {
+	got, err := ChoicesOf(map[string]string{"accept-proxy": "true", "mine": "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Choices{AcceptProxy: true}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"mine", "other"}, FreeValues(map[string]string{"accept-proxy": "true", "mine": "x", "other": ""})); diff != "" {
+		t.Errorf("free values, -want +got:\n%s", diff)
+	}
+}
+
+func TestWrongChoicesAreAllReported(t *testing.T) {
+	for name := range map[string]string{"accept-proxy": "yes"} {
+		_, err := ChoicesOf(map[string]string{name: "yes"})
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "write ") {
+			t.Errorf("%s=yes: got %v, want an error with the name and what may be written", name, err)
+		}
+	}
+}
