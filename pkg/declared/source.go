@@ -9,16 +9,9 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sidekick-proxy/sidekick/internal/folder"
 	"github.com/sidekick-proxy/sidekick/internal/newest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
-)
-
-const (
-	// DefaultEvery is how often a Source looks at its directory. It looks instead of subscribing to
-	// changes, because what is mounted into a container changes without a notice.
-	DefaultEvery = time.Second
-	// again is the time until the next look while something changes.
-	again = 100 * time.Millisecond
 )
 
 // Source follows a directory of services files. It implements register.Source.
@@ -29,7 +22,7 @@ const (
 type Source struct {
 	Dir  string
 	Host Host
-	// Every is the time between two looks; DefaultEvery if zero.
+	// Every is the time between two looks; folder.Every if zero.
 	Every time.Duration
 	// Memory is a file for what outlasts the process: each file's last good content, and since when
 	// each instance is declared. None if empty.
@@ -54,36 +47,24 @@ func (s *Source) Run(ctx context.Context, out chan<- []service.Instance) error {
 // keep looks and sends for ever.
 func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error {
 	w := s.watch()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		changed, moving := w.look()
+	return w.files.Run(ctx, cmp.Or(s.Every, folder.Every), func(changed bool) error {
 		if changed {
 			if err := w.send(ctx, sets); err != nil {
 				return err
 			}
 		}
-		if w.known {
+		if w.files.Known() {
+			w.memory.Files = w.files.Texts()
 			w.memory.keep(w.declared, time.Now())
 		}
-		timer.Reset(cmp.Or(s.Every, DefaultEvery))
-		if moving {
-			timer.Reset(again)
-		}
-	}
+		return nil
+	})
 }
 
 // Faults says what is wrong with the services files of a directory as they are, or nil.
 func Faults(dir string, h Host) error {
 	w := (&Source{Dir: dir, Host: h}).watch()
-	for range 2 { // what is seen twice counts
-		w.look()
-	}
+	w.files.Now()
 	_, rejected := w.assemble()
 	var errs []error
 	for _, r := range rejected {

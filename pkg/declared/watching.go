@@ -3,9 +3,8 @@ package declared
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,23 +13,18 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sidekick-proxy/sidekick/internal/folder"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// patience is for how many looks what moves is waited for before the first set: a file that changes
-// all the time holds up no other.
-const patience = 20
+// largest is the size of a services file, in bytes.
+const largest = 1 << 20
 
 // watching is the state of one Run.
 type watching struct {
 	*Source
-	folder folder
+	files  folder.Files[[]declaration]
 	memory *memory
-	good   map[string][]declaration // by file: what counts, of the texts in memory
-	faults map[string]string        // by file: why its newest content does not count
-	away   string                   // why the directory cannot be read, "" if it can
-	looks  int                      // that succeeded
-	known  bool                     // what counts is complete
 
 	declared map[string]string // id → where, of the last set
 	sent     []service.Instance
@@ -38,91 +32,36 @@ type watching struct {
 }
 
 func (s *Source) watch() *watching {
-	w := &watching{
-		Source: s, folder: folder{dir: s.Dir}, memory: recall(s.Memory, s.Log),
-		good: map[string][]declaration{}, faults: map[string]string{},
-	}
-	for name, text := range w.memory.Files {
-		if list, err := declarations(text); err == nil {
-			w.good[name] = list
-		} else { // written by another version, or by hand
-			delete(w.memory.Files, name)
-		}
-	}
+	w := &watching{Source: s, memory: recall(s.Memory, s.Log), files: folder.Files[[]declaration]{
+		Folder: folder.Folder{Dir: s.Dir, Item: servicesFile, Largest: largest, Advice: "spread its services over several files"},
+		Parse:  parseFile,
+		Make:   "make it, or leave --services-dir out",
+	}}
+	w.files.Recall(w.memory.Files)
 	return w
 }
 
-// look takes the directory's files in. changed tells that they say something else now, moving that it
-// should be looked again soon.
-func (w *watching) look() (changed, moving bool) {
-	s, err := w.folder.look()
+// servicesFile tells which files are services files: each by itself.
+func servicesFile(name string) string {
+	if ext := filepath.Ext(name); ext == ".yaml" || ext == ".yml" {
+		return name
+	}
+	return ""
+}
+
+func parseFile(name, text string) ([]declaration, error) {
+	list, err := declarations(text)
 	if err != nil {
-		away := missing(err)
-		changed, w.away = away != w.away, away
-		return changed, false
+		return nil, fmt.Errorf("%s:%w", name, err) // it begins with its place
 	}
-	changed, w.away = w.away != "", ""
-	for name, c := range s.settled {
-		changed = w.take(name, c) || changed
-	}
-	for name := range w.memory.Files {
-		changed = s.gone(name) && w.forget(name) || changed
-	}
-	for name := range w.faults {
-		changed = s.gone(name) && w.forget(name) || changed
-	}
-	w.looks++
-	moving = s.first || len(s.moving) > 0
-	if !w.known && (!moving || w.looks > patience) {
-		w.known, changed = true, true
-	}
-	return changed, moving
-}
-
-func missing(err error) string {
-	if errors.Is(err, fs.ErrNotExist) {
-		return "it does not exist: make it, or leave --services-dir out"
-	}
-	return withoutPath(err)
-}
-
-// take makes a file's content count if it is good, and tells whether that changes anything.
-func (w *watching) take(name string, c content) bool {
-	fault := name + ": " + c.fault
-	if c.fault == "" {
-		if _, ok := w.good[name]; ok && w.memory.Files[name] == c.text {
-			changed := w.faults[name] != ""
-			delete(w.faults, name)
-			return changed
-		}
-		list, err := declarations(c.text)
-		if err == nil {
-			w.good[name], w.memory.Files[name] = list, c.text
-			delete(w.faults, name)
-			return true
-		}
-		fault = name + ":" + err.Error()
-	}
-	if _, ok := w.good[name]; ok {
-		fault += "; its last good content stays in force"
-	}
-	changed := w.faults[name] != fault
-	w.faults[name] = fault
-	return changed
-}
-
-func (w *watching) forget(name string) bool {
-	delete(w.memory.Files, name)
-	delete(w.good, name)
-	delete(w.faults, name)
-	return true
+	return list, nil
 }
 
 // next returns the set to be sent if it differs from the last, and tells what is wrong.
 func (w *watching) next() ([]service.Instance, bool) {
 	set, rejected := w.assemble()
 	w.tell(rejected)
-	if !w.known || w.sent != nil && reflect.DeepEqual(set, w.sent) {
+	if !w.files.Known() || w.sent != nil && reflect.DeepEqual(set, w.sent) {
 		return nil, false
 	}
 	w.sent = set
@@ -146,16 +85,16 @@ func (w *watching) send(ctx context.Context, sets chan<- []service.Instance) err
 // assemble makes the set of all files in the order of their names, and lists what is not in it.
 func (w *watching) assemble() ([]service.Instance, []service.Rejection) {
 	set, rejected := []service.Instance{}, []service.Rejection{}
-	if w.away != "" {
-		rejected = append(rejected, w.rejection(w.Dir, "", fmt.Sprintf("services directory %s: %s", w.Dir, w.away)))
+	if away := w.files.Away(); away != "" {
+		rejected = append(rejected, w.rejection(w.Dir, "", fmt.Sprintf("services directory %s: %s", w.Dir, away)))
 	}
-	for _, name := range sortedNames(w.faults) {
-		rejected = append(rejected, w.rejection(name, "", w.faults[name]))
+	for name, fault := range w.files.Faults() {
+		rejected = append(rejected, w.rejection(name, "", fault))
 	}
 	now := time.Now()
 	w.declared = map[string]string{}
-	for _, name := range sortedNames(w.good) {
-		for _, d := range w.good[name] {
+	for name, list := range w.files.Good() {
+		for _, d := range list {
 			at := fmt.Sprintf("%s:%d:%d", name, d.at.line, d.at.column)
 			i, err := w.instance(&d, now)
 			if err != nil {
