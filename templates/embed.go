@@ -4,6 +4,9 @@ package templates
 
 import _ "embed"
 
+// Name is how messages call the built-in template.
+const Name = "built-in template"
+
 // HAProxy is the text of haproxy.cfg.tmpl.
 //
 //go:embed haproxy.cfg.tmpl

@@ -23,9 +23,6 @@ import (
 	"github.com/sidekick-proxy/sidekick/templates"
 )
 
-// builtinTemplate is the name of the built-in template in messages.
-const builtinTemplate = "built-in template"
-
 type renderOptions struct {
 	catalog                    string
 	direct, check, diff, print bool
@@ -221,7 +218,7 @@ func refuses(err error) bool {
 // newRenderer reads and parses the template that the settings name.
 func (s *settings) newRenderer() (*render.Renderer, error) {
 	if s.template == "" {
-		return render.New(builtinTemplate, templates.HAProxy, s.renderSettings())
+		return render.New(templates.Name, templates.HAProxy, s.renderSettings())
 	}
 	text, err := os.ReadFile(s.template)
 	if err != nil {

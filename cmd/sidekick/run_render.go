@@ -232,7 +232,7 @@ func (r *renderStage) followTemplate(ctx context.Context, out chan<- filepoll.Co
 func (r *renderStage) parse(content filepoll.Content, now *rendering) {
 	name := r.template
 	if name == "" {
-		name = builtinTemplate
+		name = templates.Name
 	}
 	renderer, err := render.New(name, content.Text, r.renderSettings())
 	if content.Err != nil {

@@ -10,6 +10,9 @@ import (
 // marker stands in a template's output for the services' texts. NUL cannot come from a value.
 const marker = "\x00services\x00"
 
+// serviceDefine is the define that {{services}} means when it names none.
+const serviceDefine = "service"
+
 // functions are what templates can call beside Go's own.
 func functions(s Settings) template.FuncMap {
 	return template.FuncMap{
@@ -36,7 +39,7 @@ func functions(s Settings) template.FuncMap {
 func servicesMarker(name ...string) (string, error) {
 	switch len(name) {
 	case 0:
-		return marker + "service\x00", nil
+		return marker + serviceDefine + "\x00", nil
 	case 1:
 		return marker + name[0] + "\x00", nil
 	}

@@ -85,6 +85,8 @@ type Server struct {
 	Backup   bool   // only used when no other is left
 	Maxconn  int    // most requests at once, 0 for no limit
 	Drain    string // how long its sessions may last once it is gone, such as 120s; empty for the proxy's own limit
+
+	Instance *service.Instance // what is registered of it: its node, zone, meta, …
 }
 
 // Instance is an instance of a service and what became of it.

@@ -32,17 +32,18 @@ type serviceText struct {
 
 const filePrefix = "file "
 
-// New parses a template. name is its path, for errors, which say line and column as well.
+// New parses a template. name is its path, for errors, which say line and column as well. A text of
+// nothing but defines changes the built-in template, which defines them too.
 func New(name, text string, s Settings) (*Renderer, error) {
 	s = s.withDefaults()
-	main, err := template.New(name).Option("missingkey=error").Funcs(functions(s)).Parse(text)
+	main, err := parseTemplate(name, text, functions(s))
 	if err != nil {
-		return nil, placed(name, text, err)
+		return nil, err
 	}
 	r := &Renderer{main: main, builder: builder{settings: s}, known: map[string][]*serviceText{}}
 	for _, t := range main.Templates() {
 		file, ok := strings.CutPrefix(t.Name(), filePrefix)
-		if !ok || t.Name() == name {
+		if !ok || t == main {
 			continue
 		}
 		if !isFileName(file) {
@@ -92,10 +93,11 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 	var blocks []Block
 	for part := 1; ; part++ {
 		before, rest, more := strings.Cut(text, marker)
+		name, after, _ := strings.Cut(rest, "\x00")
 		if !more {
 			before = endLine(before)
 		}
-		if err := checkLines(t, before, more); err != nil {
+		if err := checkLines(t, before, name); err != nil {
 			return nil, err
 		}
 		if before != "" {
@@ -104,9 +106,8 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 		if !more {
 			return blocks, nil
 		}
-		name, after, _ := strings.Cut(rest, "\x00")
 		if after != "" && after[0] != '\n' {
-			return nil, fmt.Errorf("template: %s: {{services}} needs a line of its own, without %.20q behind it", callOf(t), after)
+			return nil, fmt.Errorf("template: %s: {{services}} needs a line of its own, without %.20q behind it", callOf(t, name), after)
 		}
 		text = strings.TrimPrefix(after, "\n")
 		if blocks, err = r.services(blocks, t, name, m); err != nil {
@@ -120,7 +121,7 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 func (r *Renderer) services(blocks []Block, from *template.Template, name string, m *Model) ([]Block, error) {
 	t := r.main.Lookup(name)
 	if t == nil {
-		return nil, fmt.Errorf("template: %s: {{services}} wants a template defined as %q, and there is none", callOf(from), name)
+		return nil, fmt.Errorf("template: %s: {{services}} wants a template defined as %q, and there is none", callOf(from, name), name)
 	}
 	old := r.known[name]
 	texts := make([]*serviceText, 0, len(m.Services))
@@ -134,7 +135,7 @@ func (r *Renderer) services(blocks []Block, from *template.Template, name string
 		}
 		text, err := r.execute(t, s)
 		if err == nil {
-			err = checkLines(t, text, false)
+			err = checkLines(t, text, "")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)

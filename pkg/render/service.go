@@ -135,7 +135,7 @@ func newServer(i *service.Instance) Server {
 	return Server{
 		Name: ServerName(i), ID: max(1, binary.BigEndian.Uint32(sum[:])&math.MaxInt32), Address: i.Address, Port: i.Port, Endpoint: i.Endpoint().String(),
 		Weight: i.Weight, Backup: i.Options["backup"] == "true", Maxconn: maxconn,
-		Drain: haproxyTime(i.Options["drain"]),
+		Drain: haproxyTime(i.Options["drain"]), Instance: i,
 	}
 }
 
