@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 )
 
 // Choices are what an operator chooses by --set of what the built-in template can do: the values of Set
 // that the model knows, with their meaning. Other values of Set are free, for templates of one's own.
 type Choices struct {
-	AcceptProxy bool // accept-proxy=true: what connects to the proxy begins with a PROXY protocol header, as from another load balancer
+	AcceptProxy bool   // accept-proxy=true: what connects to the proxy begins with a PROXY protocol header, as from another load balancer
+	ServerCA    string // server-ca=PATH: a file of certificates, as HAProxy finds it, that vouch for those of servers; empty to take any
+	ServerCert  string // server-cert=PATH: a file with the certificate and key that servers are shown, for mutual TLS; empty for none
 }
 
 // choice is a row of the table of what --set can choose.
@@ -24,6 +27,8 @@ type choice struct {
 //nolint:gochecknoglobals // a constant, for which Go has no notation
 var choices = [...]choice{
 	{"accept-proxy", func(c *Choices, text string) error { return applyBool(&c.AcceptProxy, text) }},
+	{"server-ca", func(c *Choices, text string) error { return applyPath(&c.ServerCA, text) }},
+	{"server-cert", func(c *Choices, text string) error { return applyPath(&c.ServerCert, text) }},
 }
 
 // ChoicesOf reads the values of --set that the model knows, and reports each that is wrong.
@@ -57,4 +62,17 @@ func applyBool(b *bool, text string) error {
 		return nil
 	}
 	return errors.New("write true or false")
+}
+
+// plainPath is a path that can be said at HAProxy's runtime socket too.
+//
+//nolint:gochecknoglobals // a constant, for which Go has no notation
+var plainPath = regexp.MustCompile(`^/[A-Za-z0-9_./+-]{1,255}$`)
+
+func applyPath(path *string, text string) error {
+	if !plainPath.MatchString(text) {
+		return errors.New("write an absolute path of letters, digits and ._/+-, as HAProxy finds the file")
+	}
+	*path = text
+	return nil
 }

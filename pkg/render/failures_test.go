@@ -77,13 +77,14 @@ type site struct {
 	driver       *haproxy.Driver
 }
 
-func newSite(t haproxytest.T, check render.ProxyCheck) *site {
+// newSite runs a HAProxy that serves nothing yet; set is that of --set.
+func newSite(t haproxytest.T, check render.ProxyCheck, set map[string]string) *site {
 	t.Helper()
 	dir := haproxytest.Dir(t)
 	s := &site{T: t, addr: haproxytest.Address(t, "127.83.12.1"), socket: filepath.Join(dir, "r.sock")}
 	var err error
 	s.renderer, err = render.New("built-in", templates.HAProxy, render.Settings{
-		Node: "here", HTTPListen: s.addr, Stats: haproxytest.Address(t, "127.83.12.2"), RuntimeSocket: s.socket, ProxyCheck: check,
+		Node: "here", HTTPListen: s.addr, Stats: haproxytest.Address(t, "127.83.12.2"), RuntimeSocket: s.socket, ProxyCheck: check, Set: set,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +201,7 @@ func TestKilledServerCostsNothing(t *testing.T) {
 		mortal, other := haproxytest.Address(t, "127.83.12.3"), haproxytest.Address(t, "127.83.12.4")
 		kill := process(t, mortal, "mortal")
 		process(t, other, "other")
-		s := newSite(t, check)
+		s := newSite(t, check, nil)
 		s.serve(anyHost, mortal, other)
 		kept, fresh := haproxytest.Start(t, s.addr, 4, true), haproxytest.Start(t, s.addr, 4, false)
 		more := func(name string) {
@@ -227,7 +228,7 @@ func TestKilledServerCostsNothing(t *testing.T) {
 func TestDeadServerOfTCPCostsNothing(t *testing.T) {
 	eachCheck(t, func(t haproxytest.T, check render.ProxyCheck) {
 		dead, front := haproxytest.Address(t, "127.83.12.3"), haproxytest.Address(t, "127.83.12.1")
-		s := newSite(t, check)
+		s := newSite(t, check, nil)
 		_, port, _ := net.SplitHostPort(front)
 		s.serve(`"mode":"tcp","listen":`+port, dead, haproxytest.Server(t, "alive"))
 		load := haproxytest.Start(t, front, 4, false)
@@ -246,7 +247,7 @@ func TestErrorsOfApplicationsAreNoFailures(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
 		for _, status := range []int{http.StatusInternalServerError, http.StatusNotFound} {
 			addr := serveOn(t, answer(status, ""))
-			s := newSite(t, render.ProxyCheckOn)
+			s := newSite(t, render.ProxyCheckOn, nil)
 			s.serve(anyHost, addr)
 			for range 100 {
 				if got := send(t, s.addr, http.MethodGet, "x"); got != status {
@@ -268,7 +269,7 @@ func TestServerThatComesIsCheckedLikeOthers(t *testing.T) {
 		first, second := haproxytest.Address(t, "127.83.12.3"), haproxytest.Address(t, "127.83.12.4")
 		process(t, first, "first")
 		kill := process(t, second, "second")
-		s := newSite(t, render.ProxyCheckOn)
+		s := newSite(t, render.ProxyCheckOn, nil)
 		s.serve(anyHost, first)
 		s.byRuntime(anyHost, first, second)
 		s.mustBeUp(second, "added")
@@ -358,7 +359,7 @@ func TestUnansweredRequests(t *testing.T) {
 	eachCheck(t, func(t haproxytest.T, check render.ProxyCheck) {
 		for _, test := range tests {
 			silent := &mute{seen: map[string]int{}}
-			s := newSite(t, check)
+			s := newSite(t, check, nil)
 			s.serve(test.options, haproxytest.Server(t, "good"), serveOn(t, silent))
 			for _, method := range slices.Concat(test.again, test.once) {
 				repeated := slices.Contains(test.again, method)
@@ -391,7 +392,7 @@ func (s *site) sendToSilent(silent *mute, method string, repeated bool) (reached
 // What was not delivered goes to another server, whatever its method (P2).
 func TestRefusedConnectionsGoElsewhere(t *testing.T) {
 	eachCheck(t, func(t haproxytest.T, check render.ProxyCheck) {
-		s := newSite(t, check)
+		s := newSite(t, check, nil)
 		s.serve(anyHost, haproxytest.Address(t, "127.83.12.3"), haproxytest.Server(t, "good"))
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
 			for i := range 4 {

@@ -62,6 +62,8 @@ type Service struct {
 	RetryPost bool   // POST may be repeated after it was delivered
 	Check     bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts
 
+	Upstream Upstream // how the proxy speaks to the servers
+
 	// Times in HAProxy's words, empty for the proxy's own.
 	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
 
@@ -84,6 +86,7 @@ type Server struct {
 	Disabled bool   // gets no new requests; those in flight end
 	Backup   bool   // only used when no other is left
 	Maxconn  int    // most requests at once, 0 for no limit
+	Cookie   string // what the service's cookie says of it, empty if it has none
 	Drain    string // how long its sessions may last once it is gone, such as 120s; empty for the proxy's own limit
 
 	Instance *service.Instance // what is registered of it: its node, zone, meta, …

@@ -36,6 +36,7 @@ func newService(s *service.Service, viewer Settings) *Service {
 	}
 	m.Balance, m.Hash = balance(options["balance"], m.Mode)
 	m.NeedsID = m.Hash || m.Balance == "first"
+	m.Upstream = newUpstream(s, viewer.choices)
 	m.place(s, viewer.Node)
 	return m
 }
@@ -47,6 +48,9 @@ func (m *Service) place(s *service.Service, node string) {
 	for _, i := range s.Instances {
 		server, said := newServer(i), newSaid(s.Ruling(i), i)
 		server.Weight = said.weight
+		if m.Upstream.Cookie != "" {
+			server.Cookie = serverCookie(i)
+		}
 		why := absent(s, i, node)
 		if why == "" {
 			why = seen.refuse(server, i, m.NeedsID)

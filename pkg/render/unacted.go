@@ -13,7 +13,10 @@ func Unacted(options map[string]string) []string {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		first, _, _ := strings.Cut(name, ".")
 		switch first {
-		case "auth", "h2", "header", "locality", "proxy-protocol", "ratelimit", "redirect", "split", "sticky", "tls":
+		case "auth", "header", "locality", "ratelimit", "redirect", "split", "tls":
+			if name == "tls" && options[name] == "server" {
+				continue
+			}
 			names = append(names, name)
 		}
 	}

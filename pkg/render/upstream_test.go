@@ -1,0 +1,192 @@
+package render_test
+
+import (
+	"crypto/tls"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// The tests here are of how the proxy speaks to servers: each has one that came with a reload, and one
+// that came by the runtime API.
+
+// upstream is a way of speaking to servers.
+type upstream struct {
+	name   string
+	rest   string // of the service's value
+	server speaking
+	want   seen
+	check  string // what HAProxy's check shows
+}
+
+// TestUpstreams: a server is spoken to as its labels ask, by requests and by checks, whether it came with
+// a reload or by the runtime API, to a service that had none before too (P11).
+func TestUpstreams(t *testing.T) {
+	a := newAuthority(t)
+	trusted := map[string]string{"server-ca": a.file(), "server-cert": a.file(a.issue("proxy"))}
+	plain := &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("other.test")}}
+	mutual := &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}, ClientCAs: a.pool(), ClientAuth: tls.RequireAndVerifyClientCert}
+	const client = "127.83.13.1"
+	cases := []struct {
+		upstream
+		set map[string]string
+	}{
+		{upstream{"TLS", `"tls":"server"`, speaking{tls: plain}, seen{Proto: "HTTP/1.1", SNI: "shop.test"}, "L6OK"}, nil},
+		{upstream{"mutual TLS", `"tls":"server"`, speaking{tls: mutual}, seen{Proto: "HTTP/1.1", SNI: "shop.test", Shown: "proxy"}, "L6OK"}, trusted},
+		{upstream{"HTTP/2", `"h2":"true"`, speaking{h2: true}, seen{Proto: "HTTP/2.0"}, "L4OK"}, nil},
+		{upstream{"HTTP/2 in TLS", `"tls":"server","h2":"true"`, speaking{tls: mutual, h2: true}, seen{Proto: "HTTP/2.0", SNI: "shop.test", Shown: "proxy"}, "L6OK"}, trusted},
+		{upstream{"PROXY v1", `"proxy-protocol":"v1"`, speaking{proxy: "v1"}, seen{Proto: "HTTP/1.1", Proxied: client}, "L4OK"}, nil},
+		{upstream{"PROXY v2", `"proxy-protocol":"v2"`, speaking{proxy: "v2"}, seen{Proto: "HTTP/1.1", Proxied: client}, "L4OK"}, nil},
+		{upstream{"all", `"proxy-protocol":"v2","tls":"server","h2":"true"`, speaking{tls: mutual, h2: true, proxy: "v2"}, seen{Proto: "HTTP/2.0", SNI: "shop.test", Shown: "proxy", Proxied: client}, "L6OK"}, trusted},
+	}
+	haproxytest.Each(t, func(t haproxytest.T) {
+		for _, c := range cases {
+			t.Run(c.name, func(sub *testing.T) {
+				sub.Parallel() // it waits for checks most of the time
+				t := haproxytest.T{T: sub, Bin: t.Bin}
+				s := newSite(t, render.ProxyCheckOn, c.set)
+				rest := `"hosts":["shop.test"],"options":{` + c.rest + `}`
+				first, second := c.server.start(t, saw("first")), c.server.start(t, saw("second"))
+				s.serve(rest+`,"scope":"node"`, "127.83.12.9:9") // nobody that could be reached
+				s.byRuntime(rest, first)
+				s.byRuntime(rest, first, second)
+				rest = strings.Replace(rest, "{", `{"timeout.server":"20s",`, 1)
+				s.serve(rest, first)
+				s.byRuntime(rest, first, second)
+				c.want.Forwarded = client
+				for _, name := range []string{"first", "second"} {
+					c.want.Name = name
+					haproxytest.Until(t, name+" to answer", func() bool {
+						got, err := s.ask("shop.test:80", client)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if got.Name == name {
+							if diff := cmp.Diff(c.want, got); diff != "" {
+								t.Errorf("-want +got:\n%s", diff)
+							}
+						}
+						return got.Name == name
+					})
+				}
+				for _, addr := range []string{first, second} {
+					haproxytest.Until(t, addr+" to be checked", func() bool { return s.stats(addr)["check_status"] == c.check })
+				}
+			})
+		}
+	})
+}
+
+// TestServersMustProveWhoTheyAre: with server-ca, a server whose certificate another authority has issued,
+// or for another name, gets no request, whether HAProxy checks it or not, and whether it came with a
+// reload or by the runtime API.
+func TestServersMustProveWhoTheyAre(t *testing.T) {
+	a := newAuthority(t)
+	set := map[string]string{"server-ca": a.file()}
+	good := speaking{tls: &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}}}
+	impostors := map[string]speaking{
+		"another authority": {tls: &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("shop.test")}}},
+		"another name":      {tls: &tls.Config{Certificates: []tls.Certificate{a.issue("other.test")}}},
+		"no TLS":            {},
+	}
+	const rest = `"hosts":["shop.test"],"options":{"tls":"server"}`
+	eachCheck(t, func(t haproxytest.T, check render.ProxyCheck) {
+		for name, impostor := range impostors {
+			t.Run(name, func(sub *testing.T) {
+				sub.Parallel() // it waits for checks most of the time
+				t := haproxytest.T{T: sub, Bin: t.Bin}
+				s := newSite(t, check, set)
+				honest := good.start(t, saw("honest"))
+				static, dynamic := impostor.start(t, saw("an impostor")), impostor.start(t, saw("an impostor"))
+				s.serve(rest, static, honest)
+				s.byRuntime(rest, static, dynamic, honest)
+				answers := func() (honest int) {
+					for range 12 {
+						got, err := s.ask("shop.test", "127.83.13.1")
+						if err == nil && got.Name != "honest" {
+							t.Errorf("got %+v, want no answer but of the honest one", got)
+						}
+						if err == nil {
+							honest++
+						}
+					}
+					return honest
+				}
+				// HAProxy does not try another one for a certificate of another name.
+				if got := answers(); got < 4 || got < 12 && name != "another name" {
+					t.Errorf("%d of 12 requests were answered", got)
+				}
+				if check == render.ProxyCheckOn {
+					s.awaitStatus(static, "DOWN")
+					s.awaitStatus(dynamic, "DOWN")
+					if got := answers(); got != 12 {
+						t.Errorf("%d of 12 requests were answered once the impostors were down", got)
+					}
+				}
+				s.byRuntime(rest, static, dynamic)
+				if got, err := s.ask("shop.test", "127.83.13.1"); err == nil {
+					t.Errorf("with no other server: got %+v, want an error", got)
+				}
+			})
+		}
+	})
+}
+
+// TestServersAreAskedForAName: by the host of the request where the proxy reads that, without what is no
+// part of a name; else by the first host of the service.
+func TestServersAreAskedForAName(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		server := speaking{tls: &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("x")}}}.start(t, saw("server"))
+		s := newSite(t, render.ProxyCheckOff, nil)
+		s.serve(`"options":{"default":"true","tls":"server"}`, server)
+		for _, host := range []string{"192.0.2.1", "192.0.2.1:80", "[2001:db8::1]:80"} {
+			if got, err := s.ask(host, "127.83.13.1"); err != nil || got.SNI != "" {
+				t.Errorf("host %s: the server was asked for %q, %v, want nothing", host, got.SNI, err)
+			}
+		}
+		s.serve(`"hosts":["*.test","shop.test"],"options":{"default":"true","tls":"server"}`, server)
+		for host, want := range map[string]string{
+			"a.test": "a.test", "B.test:8080": "b.test", "c.test.": "c.test", "else.example": "else.example",
+			"192.0.2.1": "shop.test", "192.0.2.1:80": "shop.test", "[2001:db8::1]:80": "shop.test",
+		} {
+			if got, err := s.ask(host, "127.83.13.1"); err != nil || got.SNI != want {
+				t.Errorf("host %s: the server was asked for %q, %v, want %q", host, got.SNI, err, want)
+			}
+		}
+		front := haproxytest.Address(t, "127.83.12.1")
+		_, port, _ := net.SplitHostPort(front)
+		s.serve(`"mode":"tcp","listen":`+port+`,"hosts":["*.test","tcp.test"],"options":{"tls":"server"}`, server)
+		s.addr = front
+		if got, err := s.ask("other.test", "127.83.13.1"); err != nil || got.SNI != "tcp.test" {
+			t.Errorf("mode tcp: the server was asked for %q, %v, want tcp.test", got.SNI, err)
+		}
+	})
+}
+
+// TestWhoeverConnectsMustSpeakPROXY: with accept-proxy, servers learn the client's address from the header, and
+// who sends none is refused.
+func TestWhoeverConnectsMustSpeakPROXY(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newSite(t, render.ProxyCheckOff, map[string]string{"accept-proxy": "true"})
+		s.serve(anyHost, speaking{}.start(t, saw("server")))
+		for header, want := range map[string]string{
+			"PROXY TCP4 192.0.2.7 192.0.2.1 1234 80\r\n":                                             "192.0.2.7",
+			"PROXY TCP6 2001:db8::7 2001:db8::1 1234 80\r\n":                                         "2001:db8::7",
+			"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x08\xc0\x00\x02\x01\x04\xd2\x00\x50": "192.0.2.8",
+			"": "refused",
+		} {
+			got, err := s.say(header + "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+			if err != nil {
+				got.Forwarded = "refused"
+			}
+			if got.Forwarded != want {
+				t.Errorf("after %q: %+v, %v, want %s", header, got, err, want)
+			}
+		}
+	})
+}
