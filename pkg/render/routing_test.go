@@ -48,8 +48,14 @@ func startEcho(t *testing.T, name string) int {
 // startProxy runs HAProxy on the files until the test ends and waits until it answers at addr.
 func startProxy(t *testing.T, files Files, addr string) {
 	t.Helper()
+	startProgram(t, "haproxy", files, addr)
+}
+
+// startProgram does so with one of the HAProxys there are.
+func startProgram(t *testing.T, bin string, files Files, addr string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, "haproxy", "-db", "-f", writeFiles(t, files))
+	cmd := exec.CommandContext(ctx, bin, "-db", "-f", writeFiles(t, files))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var output strings.Builder
 	cmd.Stdout, cmd.Stderr = &output, &output

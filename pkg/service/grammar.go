@@ -236,7 +236,7 @@ func checkHeaderName(name string) error {
 
 // checkDuration wants a duration that is some time.
 func checkDuration(text string) error {
-	if d, ok := duration(text); !ok || d == 0 {
+	if d, ok := Duration(text); !ok || d == 0 {
 		return errors.New("want a duration such as 500ms, 5s or 1m30s, in whole milliseconds, at most 480h")
 	}
 	return nil
@@ -244,14 +244,15 @@ func checkDuration(text string) error {
 
 // checkDurationOrZero also takes none at all.
 func checkDurationOrZero(text string) error {
-	if _, ok := duration(text); !ok {
+	if _, ok := Duration(text); !ok {
 		return errors.New("want a duration such as 0s, 5s or 1m30s, in whole milliseconds, at most 480h")
 	}
 	return nil
 }
 
-// duration reads what time.ParseDuration does, without sign and as exact as HAProxy can.
-func duration(text string) (time.Duration, bool) {
+// Duration reads a label's time: what time.ParseDuration reads, without a sign, as exact and as long as
+// HAProxy's timers can be.
+func Duration(text string) (time.Duration, bool) {
 	const longest = 20
 	d, err := time.ParseDuration(text)
 	fine := err == nil && '0' <= text[0] && text[0] <= '9' && len(text) <= longest &&
