@@ -25,7 +25,7 @@ const confdPatience = 10 * time.Second
 // newConfd returns what serves --confd-dir.
 func (s *settings) newConfd(client *clientv3.Client, log logrus.FieldLogger) *confd.Server {
 	server := &confd.Server{
-		Dir: s.confdDir, Prefix: s.confdPrefix, Keys: &etcd.Keys{Client: client}, Getenv: os.Getenv,
+		Dir: s.confdDir, Options: confd.Options{Prefix: s.confdPrefix}, Keys: &etcd.Keys{Client: client}, Getenv: os.Getenv,
 		Settle: s.settle, SettleMax: s.settleMax, Log: log,
 	}
 	if s.haproxy != off {
@@ -74,11 +74,16 @@ func (s *settings) renderConfd(cmd *cobra.Command, o confdOptions) error {
 	}
 	defer client.Close()
 	server := s.newConfd(client, s.newLogger(cmd.ErrOrStderr()))
-	return server.Once(cmd.Context(), confdPatience, show, func(r confd.Result) {
+	return server.Once(cmd.Context(), confdPatience, show, showResult(cmd))
+}
+
+// showResult prints what would become of a file, if that is all that is done.
+func showResult(cmd *cobra.Command) func(confd.Result) {
+	return func(r confd.Result) {
 		if r.Shown {
 			printResult(cmd.OutOrStdout(), r)
 		}
-	})
+	}
 }
 
 // printResult prints what would become of a file: its text if it is new, else what changes.

@@ -293,3 +293,42 @@ func TestConfdRefusals(t *testing.T) {
 		t.Error("it was written")
 	}
 }
+
+// confd's own command line needs no more of etcd than confd does: the right to read the keys.
+func TestConfdReadsOnly(t *testing.T) {
+	b := newConfdBed(t, "haproxy")
+	b.startEtcd()
+	b.put("/haproxy/backends/web/a 10.0.0.1:80\n")
+	client, err := etcd.Dial(etcd.Config{Endpoints: []string{"unix://" + b.dir + "/etcd.sock"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(client.UserAdd(ctx, "root", "r"))
+	must(client.UserGrantRole(ctx, "root", "root"))
+	must(client.RoleAdd(ctx, "reader"))
+	must(client.RoleGrantPermission(ctx, "reader", "/haproxy/backends", clientv3.GetPrefixRangeEnd("/haproxy/backends"), clientv3.PermissionType(clientv3.PermRead)))
+	must(client.UserAdd(ctx, "confd", "word"))
+	must(client.UserGrantRole(ctx, "confd", "reader"))
+	must(client.AuthEnable(ctx))
+	cmd := newCommand() //nolint:contextcheck // it is given the context below
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs([]string{
+		"confd", "-onetime", "-confdir", b.dir + "/confd", "-config-file", "/no/such", "-node", "unix://" + b.dir + "/etcd.sock",
+		"-basic-auth", "-username", "confd", "-password", "word",
+	})
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.read("haproxy.cfg"), "backend web\n  server a 10.0.0.1:80\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -75,7 +75,7 @@ func newCommand() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(runCommand(), haproxyCommand(), etcdCommand(), embeddedCommand(), servicesCommand(), renderCommand(), testCommand(), statusCommand(), registerCommand(), validateCommand(), versionCommand())
 	root.AddCommand(overrideCommands()...)
-	root.AddCommand(stopCommand())
+	root.AddCommand(stopCommand(), confdCommand())
 	return root
 }
 

@@ -1,14 +1,23 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sirupsen/logrus"
+
+	"github.com/sidekick-proxy/sidekick/pkg/registry/embedded"
+	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 )
 
 var update = flag.Bool("update", false, "write what the scripts compare with anew")
@@ -26,7 +35,7 @@ func TestScripts(t *testing.T) {
 			env.Vars = append(env.Vars, "HOSTNAME=host1")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exitcode": exitCode},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exitcode": exitCode, "etcd": startEtcd, "put": putKeys},
 	})
 }
 
@@ -46,5 +55,39 @@ func exitCode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit code %s, want %s", got, args[0])
+	}
+}
+
+// startEtcd starts an etcd beside the script, and sets ETCD to its address: etcd.
+func startEtcd(ts *testscript.TestScript, _ bool, _ []string) {
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	ts.Check(err)
+	address := listener.Addr().String()
+	ts.Check(listener.Close())
+	dir, err := os.MkdirTemp("", "sk") // the script's own is too long for a socket
+	ts.Check(err)
+	ts.Defer(func() { os.RemoveAll(dir) })
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	server, err := embedded.Start(context.Background(), embedded.Config{Dir: dir, ListenClient: []string{address}, Log: log})
+	ts.Check(err)
+	ts.Defer(func() { _ = server.Stop() })
+	ts.Setenv("ETCD", address)
+}
+
+// putKeys writes a file's lines of a key and its value into that etcd: put FILE.
+func putKeys(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: put FILE")
+	}
+	client, err := etcd.Dial(etcd.Config{Endpoints: []string{"http://" + ts.Getenv("ETCD")}})
+	ts.Check(err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		_, err := client.Put(ctx, key, value)
+		ts.Check(err)
 	}
 }

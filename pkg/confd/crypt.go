@@ -31,7 +31,7 @@ func cryptFunctions(store *memkv.Store, keyring string) template.FuncMap {
 		return pairs, err
 	}
 	one := func(key string) (memkv.KVPair, error) {
-		pair, err := store.Get(key)
+		pair, err := store.Get(plainKey(key))
 		if err != nil {
 			return pair, err
 		}

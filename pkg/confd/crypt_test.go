@@ -57,7 +57,7 @@ func TestEncryptedValues(t *testing.T) {
 	b.write("confd.toml", "secret_keyring = \""+b.dir+"/confd/secring.gpg\" # another\n")
 	b.says("error calling cgetv: /app/a: decrypt: ")
 	b.write("confd.toml", "secret_keyring = \"/no/such\"\n")
-	b.says("confd.toml: secret_keyring /no/such: no such file or directory")
+	b.says("secret_keyring /no/such: no such file or directory")
 	if got := b.read("app"); !strings.HasPrefix(got, "mary") {
 		t.Errorf("the file holds %q", got)
 	}

@@ -37,8 +37,9 @@ func (s *snapshot) same(other *snapshot) bool {
 
 // folder reads a confd directory, and each file only if it looks changed.
 type folder struct {
-	dir  string
-	seen map[string]sight
+	dir    string
+	config string // its confd.toml
+	seen   map[string]sight
 }
 
 // sight is a file as it was read last.
@@ -74,7 +75,7 @@ func (f *folder) look(more []string) (*snapshot, error) {
 	for _, path := range append(templates, more...) {
 		s.files[path] = f.read(last, path, largestTemplate)
 	}
-	if c := f.read(last, filepath.Join(f.dir, "confd.toml"), largest+1); c.fault != syscall.ENOENT.Error() {
+	if c := f.read(last, f.config, largest+1); c.fault != syscall.ENOENT.Error() && f.config != os.DevNull {
 		s.options = c
 	}
 	return s, nil

@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -15,14 +16,21 @@ import (
 	"github.com/kelseyhightower/memkv"
 )
 
-// most bounds what one call of seq or repeat makes: numbers come from the registry.
-const most = 1 << 20
+const (
+	// most bounds what one call of seq or repeat makes: numbers come from the registry.
+	most = 1 << 20
+	// longest is the size of a text, in bytes, which values of the registry could multiply.
+	longest = 64 << 20
+)
+
+// errLong is for a text that would be longer.
+var errLong = fmt.Errorf("a text of more than %d bytes: it has at most that", longest)
 
 // functions are those of confd that depend on their arguments alone.
 func functions() template.FuncMap {
 	return template.FuncMap{
 		"base": path.Base, "dir": path.Dir,
-		"split": strings.Split, "join": strings.Join, "replace": strings.Replace, "contains": strings.Contains,
+		"split": strings.Split, "join": join, "replace": replace, "contains": strings.Contains,
 		"toUpper": strings.ToUpper, "toLower": strings.ToLower, "trimSuffix": strings.TrimSuffix,
 		"json": object, "jsonArray": array, "map": dict,
 		"base64Encode": encode64, "base64Decode": decode64,
@@ -36,6 +44,18 @@ func functions() template.FuncMap {
 		"fileExists": fileExists, "hostname": os.Hostname,
 	}
 }
+
+// keyFunctions are those that look for one key.
+func keyFunctions(store *memkv.Store) template.FuncMap {
+	return template.FuncMap{
+		"exists": func(key string) bool { return store.Exists(plainKey(key)) },
+		"get":    func(key string) (memkv.KVPair, error) { return store.Get(plainKey(key)) },
+		"getv":   func(key string, other ...string) (string, error) { return store.GetValue(plainKey(key), other...) },
+	}
+}
+
+// plainKey is a key as the store has it: confd's own documents write getv "/services/data/".
+func plainKey(key string) string { return cmp.Or(strings.TrimSuffix(key, "/"), key) }
 
 func object(text string) (map[string]any, error) {
 	var v map[string]any
@@ -63,6 +83,28 @@ func dict(pairs ...any) (map[string]any, error) {
 		m[key] = pairs[i+1]
 	}
 	return m, nil
+}
+
+func join(list []string, between string) (string, error) {
+	size := len(list) * len(between)
+	for _, text := range list {
+		size += len(text)
+	}
+	if size > longest {
+		return "", errLong
+	}
+	return strings.Join(list, between), nil
+}
+
+func replace(text, old, with string, n int) (string, error) {
+	count := strings.Count(text, old)
+	if n >= 0 {
+		count = min(n, count)
+	}
+	if len(text)+count*len(with) > longest {
+		return "", errLong
+	}
+	return strings.Replace(text, old, with, n), nil
 }
 
 func encode64(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }

@@ -118,6 +118,10 @@ func regexReplaceAll(pattern, text, with string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	count := len(r.FindAllStringIndex(text, -1))
+	if len(text)+count*len(with)+strings.Count(with, "$")*len(text) > longest { // $0 stands for no more than was found
+		return "", errLong
+	}
 	return r.ReplaceAllString(text, with), nil
 }
 

@@ -57,6 +57,10 @@ func TestFunctions(t *testing.T) {
 		{`{{gets "[]a]"}}`, "error:syntax error in pattern"},
 		{`{{getv "/key"}} {{getv "/no" "default"}} {{getv "/no" ""}}`, "foobar default "},
 		{`{{getv "/no"}}`, "error:key does not exist: /no"},
+		{`{{getv "/key/"}} {{exists "/key/"}} {{(get "/key/").Key}} {{getv "/no/" "d"}} {{exists "/"}}`, "foobar true /key d false"},
+		{`{{getv "/test/"}}`, "error:key does not exist: /test"},
+		{`{{range gets "/srv/*"}}never{{end}}{{range gets "/test/"}}never{{end}}{{range gets "test/*"}}never{{end}}`, ""},
+		{`{{range $k := gets "/test/*"}}{{range gets $k.Key}}{{.Value}} {{end}}{{end}}`, "abc mary "},
 		{`{{range getvs "/test/*"}}{{.}} {{end}}`, "abc mary "}, // sorted as values
 		{`{{getvs "/no/*"}}`, "[]"},
 		{`{{ls "/test"}} {{ls "/srv"}} {{ls "/no"}} {{ls "/key"}} {{ls "/tes"}}`, "[deep pass user] [db web] [] [key] []"},
@@ -119,6 +123,12 @@ func TestFunctions(t *testing.T) {
 		{`{{$l := list "a" "b"}}{{$m := append $l "c"}}{{$l}} {{$m}} {{hasKey (dict "a" 1) "a"}} {{keys (dict "b" 1 "a" 2)}} {{values (dict "b" 1 "a" 2)}}`, "[a b] [a b c] true [a b] [2 1]"},
 		{`{{pluck "p" (dict "p" 80) (dict "q" 1) (dict "p" 81)}}`, "[80 81]"},
 		{`{{sha256sum "abc"}}`, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+		{`{{getv "/key" | toUpper}} {{"/a/b" | base}} {{"/a/b" | dir}} {{base64Encode "a" | base64Decode}} {{ getv "/key" | printf "%s!" }}`, "FOOBAR b /a a foobar!"},
+		{`{{- /* made by hand */ -}}{{define "row"}}<{{.}}>{{end}}{{range $i, $v := getvs "/test/*"}}{{if $i}},{{end}}{{template "row" $v}}{{end}}`, "<abc>,<mary>"},
+		{`{{range $i, $n := seq 1 5}}{{if eq (mod $i 2) 0}}{{$n}}{{end}}{{end}} {{mul (add (atoi "5") (atoi "10")) 2}} {{div -7 2}} {{mod -7 2}}`, "135 30 -3 -1"},
+		{`{{$u := split "a,b,c" ","}}{{len $u}} {{index $u 2}} {{toUpper (join $u "-")}} {{split "" ","}} {{split "abc" ""}}`, "3 c A-B-C [] [a b c]"},
+		{`{{index $.x 0}}`, "error:t.tmpl:1:"},
+		{`{{index (split "a" ":") 1}}`, "error:index out of range"},
 		{`{{lookupIfaceIPV4 "lo"}} {{lookupIfaceIPV4 "nolink"}}|`, "127.0.0.1 |"},
 	}
 	for _, tt := range tests {
@@ -131,6 +141,45 @@ func TestFunctions(t *testing.T) {
 			t.Errorf("%s\n got %q\nwant %q", tt.text, got, tt.want)
 		}
 	}
+}
+
+// Whatever the registry holds, a text has an end: values that multiply are errors, not the end of the agent (P7).
+func TestTextsHaveAnEnd(t *testing.T) {
+	keys := map[string]string{"/many": strings.Repeat("a", 1<<16), "/long": strings.Repeat("b", 1<<20), "/some": "aaa"}
+	for _, text := range []string{
+		`{{replace (getv "/many") "a" (getv "/long") -1}}`, `{{replace (getv "/many") "" (getv "/long") 1000}}`,
+		`{{join (split (getv "/many") "a") (getv "/long")}}`,
+		`{{regexReplaceAll "a" (getv "/many") (getv "/long")}}`, `{{regexReplaceAll "a+" (getv "/many") (join (split (getv "/many") "") "$0")}}`,
+		`{{range seq 1 1000}}{{getv "/long"}}{{end}}`,
+	} {
+		if got, err := printed(t, text, keys); err == nil || !strings.Contains(err.Error(), "at most") {
+			t.Errorf("%s: got %d bytes, %v; want an error with the limit", text, len(got), err)
+		}
+	}
+	got, err := printed(t, `{{replace (getv "/some") "a" (getv "/long") 2 | len}} {{replace "aab" "a" "" 1}} {{replace "aab" "a" "xy" -1}} {{regexReplaceAll "(a)(b)" "xabx" "$2$1"}} {{len (getv "/many")}}`, keys)
+	if want := "2097153 ab xyxyb xbax 65536"; err != nil || got != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
+// FuzzTemplate: no template ends the agent, whatever the keys hold; it gives a text or an error (P7).
+func FuzzTemplate(f *testing.F) {
+	for _, text := range []string{
+		`{{getv "/key"}}`, `{{range gets "/*"}}{{.Key}}{{json .Value}}{{end}}`, `{{index (split (getv "/key") ":") 9}}`, `{{include "t.tmpl"}}`, `{{include "/etc/passwd" 1 2}}`,
+		`{{seq -9223372036854775808 9223372036854775807}}`, `{{div -9223372036854775808 -1}}{{mod -9223372036854775808 -1}}`, `{{repeat 9223372036854775807 "ab"}}`, `{{indent 9223372036854775807 "a\nb"}}`,
+		`{{map}}{{map 1}}{{dict "a" nil}}{{pluck "a" nil}}{{values nil}}{{keys (fromJson "{}")}}{{append nil nil}}{{append (list 1) 2}}`, `{{reverse nil}}{{reverse (gets "/*")}}{{sortByLength nil}}{{sortKVByLength (gets "/*")}}`,
+		`{{empty nil}}{{empty .}}{{coalesce}}{{default nil nil}}{{ternary 1 2 (parseBool "x")}}`, `{{regexMatch "(" ""}}{{regexReplaceAll "" "aé" "$1"}}`, `{{base64Decode (getv "/key")}}{{cgetv "/key"}}`,
+		`{{gets "["}}{{ls ""}}{{lsdir "//"}}{{ls (getv "/key")}}{{get ""}}{{getv "/"}}`, `{{camelcase (getv "/key")}}{{snakecase "É_-a"}}{{kebabcase "\xff"}}`, `{{datetime.Format (getv "/key")}}{{.x.y}}{{range 3}}{{end}}`,
+		`{{with $x := get "/key"}}{{$x.Value.No}}{{end}}{{call .}}{{printf "%1000000d%s" 1}}{{slice "a" 5}}`, "{{/*", `{{`, "\x00{{hostname}}",
+	} {
+		f.Add(text, "value")
+	}
+	f.Fuzz(func(t *testing.T, text, value string) {
+		if strings.Contains(text, "lookup") || strings.Contains(text, "seq") && strings.Contains(text, "range") {
+			return // one asks name servers, the other may take a while
+		}
+		_, _ = printed(t, text, map[string]string{"/key": value, "/" + value: text, "/a/b": "", "/a": value})
+	})
 }
 
 // localhost is in every host's own file, so these need no name server.

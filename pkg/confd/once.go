@@ -47,7 +47,7 @@ func (s *Server) Once(ctx context.Context, patience time.Duration, show bool, ea
 
 // definitions reads the directory. A bad resource is a result with an error, and no definition.
 func (s *Server) definitions() ([]Result, []*definition, error) {
-	f := &folder{dir: s.Dir}
+	f := s.folder()
 	now, err := f.look(nil)
 	if err != nil {
 		return nil, nil, err

@@ -21,7 +21,8 @@ const deepest = 10
 
 // rendering makes one text of one resource.
 type rendering struct {
-	dir    string // of templates
+	ctx    context.Context //nolint:containedctx // a rendering ends with the call that it is for
+	dir    string          // of templates
 	files  map[string]content
 	used   map[string]content // which of the files the text was made of, also those that are not there
 	funcs  template.FuncMap
@@ -39,7 +40,7 @@ func (s *Server) render(ctx context.Context, d *definition, keys map[string]stri
 }
 
 func (s *Server) rendering(ctx context.Context, d *definition, keys map[string]string, l *lookups) *rendering {
-	r := &rendering{dir: s.templates(), files: d.files, used: map[string]content{}, funcs: s.functions(ctx, d.resource.store(keys), d.keyring, l)}
+	r := &rendering{ctx: ctx, dir: s.templates(), files: d.files, used: map[string]content{}, funcs: s.functions(ctx, d.resource.store(keys), d.keyring, l)}
 	r.funcs["include"] = r.include
 	return r
 }
@@ -47,7 +48,7 @@ func (s *Server) rendering(ctx context.Context, d *definition, keys map[string]s
 // functions are all that templates can call, over the keys of one resource.
 func (s *Server) functions(ctx context.Context, store *memkv.Store, keyring string, l *lookups) template.FuncMap {
 	all := laterFunctions()
-	for _, some := range []template.FuncMap{functions(), store.FuncMap, cryptFunctions(store, keyring), l.functions(ctx)} {
+	for _, some := range []template.FuncMap{functions(), store.FuncMap, keyFunctions(store), cryptFunctions(store, keyring), l.functions(ctx)} {
 		maps.Copy(all, some)
 	}
 	all["datetime"] = time.Now
@@ -75,11 +76,27 @@ func (r *rendering) execute(path string, data any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
+	out := text{end: r.ctx.Err}
 	if err := t.Execute(&out, data); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), nil
+	return out.made.Bytes(), nil
+}
+
+// text is what a template has made so far. It ends with whoever waits for it, and where it is too long.
+type text struct {
+	made bytes.Buffer
+	end  func() error
+}
+
+func (t *text) Write(p []byte) (int, error) {
+	if t.made.Len()+len(p) > longest {
+		return 0, errLong
+	}
+	if err := t.end(); err != nil {
+		return 0, err
+	}
+	return t.made.Write(p)
 }
 
 func (r *rendering) parse(path string) (*template.Template, error) {

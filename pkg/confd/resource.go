@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/kelseyhightower/memkv"
@@ -29,8 +30,9 @@ type Resource struct {
 	UID, GID     int    // -1: not given
 	Owner, Group string // by name, where no number is given
 
-	check  *template.Template // nil without check_cmd
-	reload string
+	check                   *template.Template // nil without check_cmd
+	reload                  string
+	checkLimit, reloadLimit time.Duration // 0: the usual one
 }
 
 // fields are the keys of a resource file, as confd names them.
@@ -42,7 +44,20 @@ type fields struct {
 		GID                                   int    `toml:"gid"`
 		CheckCmd                              string `toml:"check_cmd"`
 		ReloadCmd                             string `toml:"reload_cmd"`
+		CheckLimit                            limit  `toml:"check_cmd_timeout"`
+		ReloadLimit                           limit  `toml:"reload_cmd_timeout"`
 	} `toml:"template"`
+}
+
+// limit is how long a command may take. No command may take for ever, so 0 is the usual limit.
+type limit struct{ time.Duration }
+
+// UnmarshalText reads a duration as Go writes it.
+func (l *limit) UnmarshalText(text []byte) (err error) {
+	if l.Duration, err = time.ParseDuration(string(text)); err == nil && l.Duration < 0 {
+		err = errors.New("a limit is not negative")
+	}
+	return err
 }
 
 // parseResource reads a resource file. A global prefix takes the place of the resource's own. What the
@@ -61,6 +76,7 @@ func parseResource(name, text, prefix string) (*Resource, []string, error) {
 	r := &Resource{
 		Name: name, Src: t.Src, Dest: t.Dest, Prefix: path.Join("/", cmp.Or(prefix, t.Prefix)),
 		UID: t.UID, GID: t.GID, Owner: t.Owner, Group: t.Group, reload: t.ReloadCmd,
+		checkLimit: t.CheckLimit.Duration, reloadLimit: t.ReloadLimit.Duration,
 	}
 	r.Roots = roots(r.Prefix, t.Keys)
 	var errs []error

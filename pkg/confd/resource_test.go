@@ -71,6 +71,9 @@ func TestParseResourceFaults(t *testing.T) {
 		"a bad mode":       {good + "mode = \"rw\"\n", `mode "rw": want octal digits`},
 		"too much mode":    {good + "mode = \"17777\"\n", "want octal digits"},
 		"a bad check":      {good + "check_cmd = \"x {{.src\"\n", "check_cmd:1"},
+		"no time":          {good + "check_cmd_timeout = \"soon\"\n", "conf.d/a.toml: "},
+		"a negative time":  {good + "reload_cmd_timeout = \"-1s\"\n", "a limit is not negative"},
+		"a separator":      {"[template]\nkeys = [\n\"/a\"\n\"/b\"\n]\n", "conf.d/a.toml: line 4"},
 		"keys as text":     {good + "keys = \"/a\"\n", "conf.d/a.toml: "},
 		"too long":         {good + strings.Repeat("# x\n", 20_000), "a resource file has at most"},
 		"deep":             {"a = " + strings.Repeat("[", 60_000), "conf.d/a.toml: "},
@@ -89,12 +92,25 @@ func TestNotes(t *testing.T) {
 	if diff := cmp.Diff(notes, []string{"backend", "template.debounce"}); err != nil || diff != "" {
 		t.Errorf("%v, (-got +want)\n%s", err, diff)
 	}
-	o, notes, err := parseOptions("backend = \"etcdv3\"\nnodes = [\"http://127.0.0.1:2379\"]\nprefix = \"/p\"\nconfdir = \"/etc/confd\"\ninterval = 600\nnoop = false\nsync-only = true\n")
-	if diff := cmp.Diff(notes, []string{"backend", "interval", "nodes"}); err != nil || diff != "" {
-		t.Errorf("%v, (-got +want)\n%s", err, diff)
-	}
-	if want := (options{Prefix: "/p", SyncOnly: true, ConfDir: "/etc/confd"}); o != want {
-		t.Errorf("got %+v, want %+v", o, want)
+}
+
+// What a confd.toml says of the registry is a note, unless confd's own command line has acted on it.
+func TestParseOptions(t *testing.T) {
+	const text = "backend = \"etcdv3\"\nnodes = [\"http://127.0.0.1:2379\"]\nprefix = \"/p\"\nconfdir = \"/etc/confd\"\ninterval = 600\nnoop = false\nkeep-stage-file = true\n"
+	for name, tt := range map[string]struct {
+		more     string
+		accessed bool
+		want     Options
+		notes    []string
+	}{
+		"an agent's":            {"sync-only = true\n", false, Options{Prefix: "/p", SyncOnly: true}, []string{"backend", "interval", "keep-stage-file", "nodes"}},
+		"a command line's":      {"secret_keyring = \"/k\"\n", true, Options{Prefix: "/p", Keyring: "/k"}, []string{"keep-stage-file"}},
+		"as later versions say": {"sync_only = true\n", true, Options{Prefix: "/p", SyncOnly: true}, []string{"keep-stage-file"}},
+	} {
+		got, notes, err := parseOptions(text+tt.more, tt.accessed)
+		if diff := cmp.Diff(notes, tt.notes); err != nil || diff != "" || got != tt.want {
+			t.Errorf("%s: got %+v, %v, want %+v; notes (-got +want)\n%s", name, got, err, tt.want, diff)
+		}
 	}
 }
 
@@ -132,7 +148,7 @@ func FuzzParseResource(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		_, _, _ = parseOptions(text)
+		_, _, _ = parseOptions(text, true)
 		r, _, err := parseResource("f", text, "")
 		if err != nil {
 			return

@@ -37,8 +37,11 @@ type Source interface {
 // Server serves a directory.
 type Server struct {
 	Dir string
-	// Prefix stands before all keys, in the place of the prefix that confd.toml or a resource has.
-	Prefix string
+	// Config is the confd.toml, for whoever has acted on what it says of the registry, as [ParseLine] does;
+	// if empty, it is Dir's, and all that it says of that is told to have no meaning.
+	Config string
+	// Options count before those in confd.toml.
+	Options Options
 	// Reserved are files that no resource may write; the text says whose.
 	Reserved map[string]string
 	Keys     Source
@@ -64,7 +67,7 @@ type Server struct {
 type definition struct {
 	resource *Resource
 	text     string // of the resource file
-	options  options
+	options  Options
 	keyring  string
 	files    map[string]content
 }
@@ -77,13 +80,17 @@ func (d *definition) same(other *definition) bool {
 // errUnread is what is wrong with a resource at first.
 var errUnread = errors.New("its keys have not been read yet")
 
+func (s *Server) folder() folder {
+	return folder{dir: s.Dir, config: cmp.Or(s.Config, filepath.Join(s.Dir, "confd.toml"))}
+}
+
 // director is what Run knows.
 type director struct {
 	*Server
 	folder   folder
 	taken    *snapshot // what is in force; nil before the first look
 	seen     *snapshot // at the last look, if that was something else
-	options  *options  // last good ones
+	options  *Options  // last good ones
 	keyring  string
 	outside  []string // what resources name outside templates
 	workers  map[string]*worker
@@ -98,7 +105,7 @@ type director struct {
 // Run serves the directory until ctx is cancelled. It returns after all that it started has ended.
 func (s *Server) Run(ctx context.Context) error {
 	d := &director{
-		Server: s, folder: folder{dir: s.Dir}, workers: map[string]*worker{}, outcomes: make(chan outcome),
+		Server: s, folder: s.folder(), workers: map[string]*worker{}, outcomes: make(chan outcome),
 		faults: map[string]error{}, states: map[string]error{}, said: map[string]string{}, noted: map[string]string{},
 		owed: newOwed(s.Memory, s.Log),
 	}
@@ -197,18 +204,18 @@ func (d *director) takeOptions() {
 }
 
 // read reads a snapshot's confd.toml and the keyring that it names.
-func (s *Server) read(now *snapshot) (o options, keyring string, notes []string, err error) {
+func (s *Server) read(now *snapshot) (o Options, keyring string, notes []string, err error) {
 	if now.options.fault != "" {
 		return o, "", nil, fmt.Errorf("confd.toml: %s", now.options.fault)
 	}
-	if o, notes, err = parseOptions(now.options.text); err != nil {
+	if o, notes, err = parseOptions(now.options.text, s.Config != ""); err != nil {
 		return o, "", nil, err
 	}
-	o.Prefix = cmp.Or(s.Prefix, o.Prefix)
+	o = s.Options.over(o)
 	if o.Keyring != "" {
 		c := (&folder{seen: map[string]sight{}}).read(nil, o.Keyring, largestTemplate)
 		if c.fault != "" {
-			return o, "", nil, fmt.Errorf("confd.toml: secret_keyring %s: %s", o.Keyring, c.fault)
+			return o, "", nil, fmt.Errorf("secret_keyring %s: %s", o.Keyring, c.fault)
 		}
 		keyring = c.text
 	}
@@ -241,7 +248,7 @@ func (d *director) takeResource(ctx context.Context, name string, c content, wri
 }
 
 // define makes a definition of a resource file.
-func (s *Server) define(name string, c content, now *snapshot, o options, keyring string) (*definition, []string, error) {
+func (s *Server) define(name string, c content, now *snapshot, o Options, keyring string) (*definition, []string, error) {
 	if c.fault != "" {
 		return nil, nil, fmt.Errorf("%s: %s", name, c.fault)
 	}

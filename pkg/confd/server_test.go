@@ -207,6 +207,23 @@ func TestHangingCommand(t *testing.T) {
 	b.says("")
 }
 
+// A resource may give its commands another time, as later versions of confd have it.
+func TestCommandTimes(t *testing.T) {
+	b := newBed(t, newRegistry("/app/a", "1", "/db", "d"), "templates/app.tmpl", appText, "templates/db.tmpl", dbText,
+		"conf.d/app.toml", appFile+"check_cmd = \"sleep 1000\"\ncheck_cmd_timeout = \"20ms\"\nreload_cmd = \"touch OUT/never\"\n",
+		"conf.d/db.toml", "[template]\nsrc = \"db.tmpl\"\ndest = \"OUT/db\"\nkeys = [\"/db\"]\nreload_cmd = \"echo try >>OUT/tries; sleep 1000\"\nreload_cmd_timeout = \"20ms\"\n")
+	b.run()
+	b.says("check_cmd \"sleep 1000\": ended after 20ms, its time limit")
+	b.says("ended after 20ms, its time limit\nconf.d/db.toml: reload_cmd")
+	b.holds("db", "d")
+	b.until("the reload is tried again", func() bool { return strings.Count(b.read("tries"), "try") > 1 })
+	if b.read("app") != "-" || b.read("never") != "-" {
+		t.Error("a file was put into force that was not judged")
+	}
+	b.write("conf.d/app.toml", appFile+"check_cmd = \"sleep 0.1\"\ncheck_cmd_timeout = \"0s\"\n") // the usual one
+	b.holds("app", "1 ")
+}
+
 // gone tells whether a process has ended, though nobody may have taken note of it.
 func gone(pid int) bool {
 	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
@@ -325,7 +342,7 @@ func TestPrefixes(t *testing.T) {
 	b.write("confd.toml", "prefix = \"global\"\n")
 	b.holds("app", "global ")
 	b.end()
-	b.server.Prefix = "/flag"
+	b.server.Options.Prefix = "/flag"
 	b.run()
 	b.holds("app", "flag ")
 }

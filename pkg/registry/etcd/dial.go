@@ -21,7 +21,8 @@ import (
 type Config struct {
 	Endpoints []string // as ParseURL returns them
 	Username  string
-	Files     Files // read when the client is made, and again when they are needed
+	Password  string // of that user, where no file holds it
+	Files     Files  // read when the client is made, and again when they are needed
 	// DialTimeout is how long one attempt to connect to one endpoint may take; 0 means 3 s.
 	DialTimeout time.Duration
 	Resolver    Resolver           // of a domain's records; nil means the system's
@@ -77,15 +78,23 @@ func connectionOf(c *clientv3.Client) *connection {
 	return l
 }
 
+// password is the one given, or that in the file.
+func (cfg Config) password() (string, error) {
+	if cfg.Password != "" {
+		return cfg.Password, nil
+	}
+	return cfg.Files.password()
+}
+
 func newConnection(cfg Config) (*connection, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("no endpoint is given")
 	}
-	if (cfg.Username == "") != (cfg.Files.Password == "") {
+	if (cfg.Username == "") != (cfg.Password+cfg.Files.Password == "") {
 		return nil, errors.New("a user name and a password belong together: set both --registry-user and --registry-password-file")
 	}
 	if cfg.Username != "" {
-		if _, err := cfg.Files.password(); err != nil {
+		if _, err := cfg.password(); err != nil {
 			return nil, err
 		}
 	}
@@ -93,7 +102,7 @@ func newConnection(cfg Config) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &connection{auth: newAuthority(cfg.Username, cfg.Files.password), why: &reasons{}, transport: newTransport(wallet)}
+	l := &connection{auth: newAuthority(cfg.Username, cfg.password), why: &reasons{}, transport: newTransport(wallet)}
 	l.transport.secure.Store(strings.HasPrefix(cfg.Endpoints[0], "https:"))
 	l.domain = newDomain(cfg, l.transport)
 	return l, nil
