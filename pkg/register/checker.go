@@ -34,19 +34,17 @@ type verdict struct {
 
 // checker makes the connections of all checks, a bounded number at a time.
 type checker struct {
-	dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	dial  dialer
 	lanes *lanes
 	http  http.RoundTripper
 }
 
-func newChecker(dial func(ctx context.Context, network, address string) (net.Conn, error)) *checker {
+func newChecker(dial dialer) *checker {
 	if dial == nil {
 		dial = (&net.Dialer{KeepAlive: -1}).DialContext // no connection lives long enough for that
 	}
 	return &checker{
-		dial: dial, lanes: newLanes(),
-		// No connection is kept: each check must show that a new one is taken.
-		http: &http.Transport{DialContext: dial, DisableKeepAlives: true, MaxResponseHeaderBytes: longestHead},
+		dial: dial, lanes: newLanes(), http: newTransport(dial),
 	}
 }
 
@@ -175,16 +173,20 @@ func (c *checker) connect(ctx context.Context, check *service.Check) error {
 }
 
 func (c *checker) get(ctx context.Context, check *service.Check) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+check.Target.String()+check.HTTPPath, nil)
+	scheme := "http://"
+	if check.TLS {
+		scheme = "https://"
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+check.Target.String()+check.HTTPPath, nil)
 	if err != nil {
 		return fmt.Errorf("check http:%s: %w", check.HTTPPath, err)
 	}
 	request.Host = check.Host
 	request.Header.Set("User-Agent", "sidekick")
-	response, err := c.http.RoundTrip(request)
+	response, err := c.transport(check).RoundTrip(request)
 	if err != nil {
 		return fmt.Errorf("check http:%s of %s: %s", check.HTTPPath, check.Target,
-			cause(err, "what it answers is no HTTP, or has a head of more than 64 KiB"))
+			cause(err, "what it answers is no "+tongue(check)+", or has a head of more than 64 KiB"))
 	}
 	_ = response.Body.Close()
 	// The container's own words for the status are left out: they may be anything.

@@ -64,7 +64,10 @@ func anyValue(t *rapid.T) []byte {
 		{"timeout.queue", "1s"},
 		{"header.request.X", "a"},
 		{"auth", "users"},
-		{"sticky", "id"},
+		{"sticky", "id", "SRV.x_y-z"},
+		{"tls", "server"},
+		{"h2", "true", "false"},
+		{"proxy-protocol", "v1", "v2"},
 		{"newer", "x"},
 	} {
 		if rapid.IntRange(0, 2).Draw(t, o[0]+"?") == 0 {
@@ -134,7 +137,7 @@ func printedLines(t *testing.T) int {
 
 // checkLinesBegin counts what the model says should be there.
 func checkLinesBegin(t *rapid.T, files Files, m *Model, head int) {
-	starts := []string{"", "frontend fe_listen_", "    bind '", "    default_backend be_", "backend be_", "    balance ", "    hash-type consistent", "    timeout ", "    http-request ", "    default-server check inter ", "    server "}
+	starts := []string{"", "frontend fe_listen_", "    bind '", "    default_backend be_", "backend be_", "    balance ", "    hash-type consistent", "    timeout ", "    http-request ", "    default-server ", "    cookie ", "    # ", "    server "}
 	count := map[string]int{}
 	lines := strings.Split(strings.TrimSuffix(files[0].Text(), "\n"), "\n")
 	for _, line := range lines[head:] {

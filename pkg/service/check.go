@@ -26,6 +26,7 @@ func (d *Definition) NewCheck(target netip.AddrPort) *Check {
 	switch {
 	case isHTTP:
 		c.Kind, c.HTTPPath, c.Host = CheckHTTP, path, hostHeader(d.Hosts)
+		c.TLS, c.H2, c.Proxy = d.Options["tls"] == "server", d.Options["h2"] == "true", d.Options["proxy-protocol"]
 	case d.Check == "":
 		c.Kind = CheckTCP
 	}

@@ -90,6 +90,9 @@ type Check struct {
 	HTTPPath string         // for CheckHTTP
 	Host     string         // Host header for CheckHTTP
 	Target   netip.AddrPort // the container's own address, never the published one: Docker's proxy accepts before the container listens
+	TLS      bool           // for CheckHTTP: in TLS, with any certificate
+	H2       bool           // for CheckHTTP: in HTTP/2
+	Proxy    string         // for CheckHTTP: version of the PROXY protocol, v1 or v2, with which connections begin; empty for none
 	Health   string         // Docker's word: "", "starting", "healthy", "unhealthy"
 	Interval time.Duration
 	Timeout  time.Duration
