@@ -119,10 +119,30 @@ const anyHost = `"options":{"default":"true"}`
 // serve puts a service with these servers into force; rest is more of each one's value.
 func (s *site) serve(rest string, servers ...string) haproxy.Result {
 	s.Helper()
-	f := service.File{Items: map[string]json.RawMessage{}}
+	items := map[string]string{}
 	for _, addr := range servers {
-		host, port, _ := net.SplitHostPort(addr)
-		f.Items["/p/v1/instances/n/"+port] = fmt.Appendf(nil, `{"service":"web","address":%q,"port":%s,%s}`, host, port, rest)
+		items[instanceKey(addr)] = instance(addr, rest)
+	}
+	return s.put(items)
+}
+
+// instanceKey is under what the server at addr is registered, and instance as what.
+func instanceKey(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return "instances/n/" + port
+}
+
+func instance(addr, rest string) string {
+	host, port, _ := net.SplitHostPort(addr)
+	return fmt.Sprintf(`{"service":"web","address":%q,"port":%s,%s}`, host, port, rest)
+}
+
+// put puts a catalog of these keys and values into force.
+func (s *site) put(items map[string]string) haproxy.Result {
+	s.Helper()
+	f := service.File{Items: map[string]json.RawMessage{}}
+	for key, value := range items {
+		f.Items["/p/v1/"+key] = json.RawMessage(value)
 	}
 	files, _, err := s.renderer.Render(render.Input{Catalog: f.Catalog()})
 	if err != nil {

@@ -117,11 +117,12 @@ type seen struct {
 	Shown     string // the name in the certificate that it was shown
 	Proxied   string // the client, as the PROXY protocol has it
 	Forwarded string // the same, as X-Forwarded-For has it
+	Cookie    string
 }
 
 func saw(name string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		s := seen{Name: name, Proto: r.Proto, Forwarded: r.Header.Get("X-Forwarded-For")}
+		s := seen{Name: name, Proto: r.Proto, Forwarded: r.Header.Get("X-Forwarded-For"), Cookie: r.Header.Get("Cookie")}
 		if r.TLS != nil {
 			s.SNI = r.TLS.ServerName
 			if len(r.TLS.PeerCertificates) > 0 {
