@@ -16,7 +16,7 @@ TOOL    := go tool -modfile=tools/go.mod
 TAG     ?= latest
 UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$|/pkg/(registry|haproxy)($$|/)')
 
-.PHONY: help build image demo test check unit proxy registry fuzz e2e e2e-hosts bench bench-fleet golden lint soak deps images static format vet tidy staticcheck once clean
+.PHONY: help build image demo test check unit proxy registry fuzz e2e e2e-hosts bench bench-fleet docs golden lint soak deps images static format vet tidy staticcheck once clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -94,6 +94,9 @@ bench: build ## how fast, beside a hand-made lower bound, with HAProxy 2.6 and 3
 
 bench-fleet: build ## what 1,000 agents cost one etcd, and one agent among 100,000 instances (FLEET="-agents 50 -steady 5s -burst 5s …")
 	@go run ./bench fleet -haproxy $$(scripts/images)/haproxy-3.0 $(FLEET)
+
+docs: ## write what docs/template.md says of the model, the functions and the built-in template anew
+	@go run ./internal/modeldoc
 
 golden: ## write the expected files of the golden tests anew
 	@go test ./pkg/render/... ./cmd/sidekick/... -update

@@ -19,6 +19,7 @@ import (
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/templates"
 )
 
 // Files of a case.
@@ -26,7 +27,8 @@ const (
 	caseCatalog  = "catalog.json"
 	caseTemplate = "template.tmpl"
 	caseSettings = "settings.yaml"
-	wantPrefix   = "want." // and then "cfg", or the name of a file beside the configuration
+	caseChanges  = "changes.diff" // in place of what begins with "want."
+	wantPrefix   = "want."        // and then "cfg", or the name of a file beside the configuration
 	wantConfig   = wantPrefix + "cfg"
 	caseNode     = "host1" // where settings.yaml names no other: a case is the same on every host
 )
@@ -55,6 +57,7 @@ func testCommand() *cobra.Command {
 		Long: "Runs every case in DIR: a directory with catalog.json, as `sidekick services -o catalog` prints it, and want.cfg, the text\n" +
 			"that the template has to give for it. It may have template.tmpl (else --template counts, else the built-in one),\n" +
 			"settings.yaml with the settings of the host, as for --config, and want.NAME for each file NAME beside the configuration.\n" +
+			"In place of the wanted text it may have changes.diff: the lines by which the text differs from the built-in template's.\n" +
 			"Exit code 1 when a case fails, 2 when one is no case. The environment does not count.",
 		Args: oneDirectory,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -118,7 +121,7 @@ func findCases(dir string) ([]string, error) {
 			return err
 		}
 		at := filepath.Dir(path)
-		if name := e.Name(); !e.IsDir() && (name == caseCatalog || name == wantConfig) && !slices.Contains(found, at) {
+		if name := e.Name(); !e.IsDir() && (name == caseCatalog || name == wantConfig || name == caseChanges) && !slices.Contains(found, at) {
 			found = append(found, at)
 		}
 		return nil
@@ -154,7 +157,11 @@ func (c cases) one(ctx context.Context, dir string) (word string, err error) {
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}
-	if word, err = c.compare(dir, files); err != nil || !c.check {
+	builtin, err := s.builtinFiles(catalog)
+	if err != nil {
+		return "", err
+	}
+	if word, err = c.compare(dir, files, builtin); err != nil || !c.check {
 		return word, err
 	}
 	err = s.checkFiles(ctx, files)
@@ -207,19 +214,34 @@ func readCase(dir string) (*service.Catalog, error) {
 	return catalog, nil
 }
 
-// compare holds the files against the wanted ones, or makes them those.
-func (c cases) compare(dir string, files render.Files) (word string, err error) {
+// builtinFiles are what the built-in template makes of a catalog.
+func (s *settings) builtinFiles(c *service.Catalog) (render.Files, error) {
+	renderer, err := render.New(templates.Name, templates.HAProxy, s.renderSettings())
+	if err != nil {
+		return nil, err
+	}
+	files, _, err := renderer.Render(render.Input{Catalog: c})
+	return files, err
+}
+
+// compare holds the files, and how they differ from the built-in template's, against what is wanted, or
+// makes them that.
+func (c cases) compare(dir string, files, builtin render.Files) (word string, err error) {
 	want, err := readWanted(dir)
 	if err != nil {
 		return "", caseBad{err}
 	}
 	got := map[string][]byte{}
-	for _, f := range files {
-		name := wantPrefix + cmp.Or(f.Name, "cfg")
-		if got[name] != nil {
-			return "", caseBad{fmt.Errorf("the template makes a file %q, whose wanted text would be that of the configuration: name it differently", f.Name)}
+	_, wholly := want[wantConfig]
+	if _, partly := want[caseChanges]; partly {
+		got[caseChanges] = changes(builtin, files)
+	} else {
+		wholly = true
+	}
+	if wholly {
+		if err := addWhole(got, files); err != nil {
+			return "", caseBad{err}
 		}
-		got[name] = []byte(f.Text())
 	}
 	if maps.EqualFunc(want, got, bytes.Equal) {
 		return "PASS", nil
@@ -227,10 +249,22 @@ func (c cases) compare(dir string, files render.Files) (word string, err error) 
 	if c.update {
 		return "WROTE", writeWanted(dir, want, got)
 	}
-	if _, known := want[wantConfig]; !known {
+	if _, known := want[wantConfig]; wholly && !known {
 		return "", caseBad{fmt.Errorf("%s is missing: write it, or have it written by --update", wantConfig)}
 	}
 	return "", caseFailed{differences(dir, want, got)}
+}
+
+// addWhole adds the texts of files, by the names that they have in a case.
+func addWhole(got map[string][]byte, files render.Files) error {
+	for _, f := range files {
+		name := wantPrefix + cmp.Or(f.Name, "cfg")
+		if got[name] != nil {
+			return fmt.Errorf("the template makes a file %q, whose wanted text would be that of the configuration: name it differently", f.Name)
+		}
+		got[name] = []byte(f.Text())
+	}
+	return nil
 }
 
 // differences are those between two sets of files.
@@ -276,7 +310,7 @@ func readWanted(dir string) (map[string][]byte, error) {
 	}
 	want := map[string][]byte{}
 	for _, e := range entries {
-		if e.IsDir() || !strings.HasPrefix(e.Name(), wantPrefix) {
+		if e.IsDir() || !strings.HasPrefix(e.Name(), wantPrefix) && e.Name() != caseChanges {
 			continue
 		}
 		if want[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {

@@ -23,11 +23,11 @@ func functions(s Settings) template.FuncMap {
 	return template.FuncMap{
 		// quote TEXT: one word of HAProxy's configuration, in single quotes: nothing in it is expanded. An empty text is none: HAProxy takes an empty word for the end of the line
 		"quote": quote,
-		// quotefmt TEXT: the same where HAProxy reads a log format (set-header, lf-string, …): % is doubled
+		// quotefmt TEXT: the same where HAProxy reads a log format (`set-header`, `lf-string`, …): `%` is doubled
 		"quotefmt": quoteFormat,
-		// regex TEXT: a regular expression for just this text, to be quoted: quote (print "^" (regex .Path))
+		// regex TEXT: a regular expression for just this text, to be quoted: `quote (print "^" (regex .Path))`
 		"regex": regexp.QuoteMeta,
-		// name TEXT: a name for HAProxy: the text in lower case; if more than case had to change, letters, digits and - of it and a hash
+		// name TEXT: a name for HAProxy: the text in lower case; if more than case had to change, letters, digits and hyphens of it, and a hash
 		"name": service.DeriveName,
 		// comment TEXT: the text, if it stays within its line; else an error
 		"comment": clean,
@@ -37,7 +37,7 @@ func functions(s Settings) template.FuncMap {
 		"mapvalue": mapValue,
 		// default FALLBACK VALUE: the value, or the fallback if it is empty, zero or false
 		"default": fallback,
-		// duration FALLBACK TEXT: a time such as 1m30s in HAProxy's words, or the fallback if the text is none above zero
+		// duration FALLBACK TEXT: a time such as `1m30s` in HAProxy's words, or the fallback if the text is none above zero
 		"duration": orDuration,
 		// number LOW HIGH FALLBACK TEXT: the number from LOW to HIGH that the text is, or the fallback if it is none
 		"number": orNumber,

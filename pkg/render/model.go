@@ -15,19 +15,19 @@ import (
 type Model struct {
 	Node          string            // this host's name
 	Zone          string            // its locality, may be empty
-	Set           map[string]string // --set KEY=VALUE
-	HTTPListen    string            // "ADDR:PORT" or ":PORT", empty for none
-	HTTPSListen   string            // the same for HTTPS
+	Set           map[string]string // the values of --set KEY=VALUE, by KEY
+	HTTPListen    string            // --http-listen: "ADDR:PORT" or ":PORT", empty for none
+	HTTPSListen   string            // --https-listen: the same for HTTPS
 	Address       string            // the address of HTTPListen, for the ports of services; empty for all
-	Stats         string            // where statistics and metrics are served
-	RuntimeSocket string            // path of the runtime socket, empty for none
+	Stats         string            // --stats-listen: where statistics and metrics are served
+	RuntimeSocket string            // path of the runtime socket, which the configuration must open with "mode 660 level admin expose-fd listeners"; empty for none
 	Check         bool              // HAProxy checks servers itself: --proxy-check, or what "auto" came to
-	ServerState   string            // path of the file of servers' states over a reload, empty for none
+	ServerState   string            // path of the file by which servers that are down stay down over a reload, see Checks over a reload; empty for none
 
 	Choices // what --set chose
 
 	Services []*Service // sorted by name, those without instances too
-	Routes   []Route    // all services' routes, sorted by key
+	Routes   []Route    // those of all services, sorted by key
 }
 
 // Route leads the requests for a host and a path prefix to a service.
@@ -37,13 +37,13 @@ type Route struct {
 	Key     string
 	Host    string // "*.example.com" for one or more labels, "*" for what no other host matches
 	Path    string // without a slash at its end, but for "/"
-	Service string
-	Backend string
+	Service string // name of the service that it leads to
+	Backend string // and of its backend
 }
 
 // Service is one service as this host's proxy serves it.
 type Service struct {
-	Name    string
+	Name    string       // of lower-case letters, digits and inner hyphens, at most 63
 	Backend string       // "be_" and the name
 	Mode    service.Mode // http or tcp
 	Hosts   []string     // as asked for; see Routes for what was granted
@@ -57,19 +57,19 @@ type Service struct {
 
 	StripPath string // the prefix to take off requests' paths; empty for none
 	Balance   string // HAProxy's algorithm, with its argument
-	Hash      bool   // Balance picks by a hash of the request, which should be a consistent one
-	NeedsID   bool   // Balance goes by the servers' numbers: each server line needs its id
+	Hash      bool   // Balance picks by a hash of the request: print "hash-type consistent"
+	NeedsID   bool   // Balance goes by the servers' numbers: print "id" and the number in each server's line
 	RetryPost bool   // POST may be repeated after it was delivered
-	Check     bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts
+	Check     bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts; print the words once, in a default-server line: servers that come at run time get them too
 
 	Upstream Upstream // how the proxy speaks to the servers
 
-	// Times in HAProxy's words, empty for the proxy's own.
+	// Times in HAProxy's words, such as 90s or 250ms; empty for the proxy's own.
 	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
 
-	Options map[string]string // all options as text, by label
-	Tags    []string          // of the leading instance
-	Meta    map[string]string // of the leading instance
+	Options map[string]string // every label that is no field by itself, by its name without "sidekick.", as text
+	Tags    []string          // of the oldest instance
+	Meta    map[string]string // of the oldest instance
 
 	Servers   []Server   // what the proxy is to know of, sorted by node and id
 	Instances []Instance // all, sorted by node and id
@@ -77,17 +77,17 @@ type Service struct {
 
 // Server is an instance in the proxy's words.
 type Server struct {
-	Name     string     // one name stands for one address for ever
+	Name     string     // one name stands for one address for ever: HAProxy carries state over by name
 	ID       uint32     // HAProxy's number for it, 1 to 2147483647, made of the name; hashes and "first" place servers by it
 	Address  netip.Addr // an IP
-	Port     uint16
-	Endpoint string // address and port, such as 10.0.0.5:80 or [::1]:80
-	Weight   int    // 0 to 256
-	Disabled bool   // gets no new requests; those in flight end
-	Backup   bool   // only used when no other is left
-	Maxconn  int    // most requests at once, 0 for no limit
-	Cookie   string // what the service's cookie says of it, empty if it has none
-	Drain    string // how long its sessions may last once it is gone, such as 120s; empty for the proxy's own limit
+	Port     uint16     // 1 to 65535
+	Endpoint string     // address and port, such as 10.0.0.5:80 or [::1]:80
+	Weight   int        // 0 to 256
+	Disabled bool       // gets no new requests, those in flight end: print "disabled"
+	Backup   bool       // only used when no other is left
+	Maxconn  int        // most requests at once, 0 for no limit
+	Cookie   string     // what the service's cookie says of it: print "cookie" and it; empty if the service has none
+	Drain    string     // how long its sessions may last once its line is gone, such as 120s: print "# drain" and it at the line's end; empty for the proxy's own limit
 
 	Instance *service.Instance // what is registered of it: its node, zone, meta, …
 }
@@ -96,9 +96,9 @@ type Server struct {
 type Instance struct {
 	*service.Instance
 	Routed   bool                  // gets requests
-	Why      string                // why not: one sentence with the thing, the cause and the mend
-	Override service.OverrideState // drain or maint, if that is what people said of it
-	Share    int                   // its weight, by an override or its own
+	Why      string                // why not: one sentence with the thing, the cause and the mend; empty if it does
+	Override service.OverrideState // drain or maint, if that is what people said of it; else empty
+	Share    int                   // its weight, by an override or its own: 0 to 256
 }
 
 // Input is what a model is made of, besides the viewer's own facts. It is not changed.

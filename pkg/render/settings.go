@@ -12,10 +12,10 @@ type Settings struct {
 	Node string // this host's name
 	Zone string // its locality, may be empty
 
-	// HTTPListen and HTTPSListen are where the proxy listens, "ADDR:PORT" or ":PORT"; empty for
-	// not at all. The address of HTTPListen is also that of the ports of sidekick.listen.
+	// HTTPListen is where the proxy listens, "ADDR:PORT" or ":PORT"; empty for not at all. Its address is
+	// also that of the ports of sidekick.listen.
 	HTTPListen  string
-	HTTPSListen string
+	HTTPSListen string // the same for HTTPS
 
 	ListenLow, ListenHigh uint16 // the ports that sidekick.listen may ask for; both 0 for 1024 to 65535
 

@@ -36,25 +36,25 @@ type Instance struct {
 	Node string // name of the host that registered it; first part of the key
 	ID   string // opaque, unique on its node; second part of the key
 
-	Service string
-	Address netip.Addr
-	Port    uint16
-	State   State
-	Weight  int // 0 to 256
-	Mode    Mode
-	Hosts   []string // lower case; a leading "*." is a wildcard for one or more labels
-	Path    string   // prefix, "/" for all
-	Listen  uint16   // own port on every proxy, 0 for none
-	Scope   string   // "" or ScopeNode
+	Service string     // the name of what it is an endpoint of
+	Address netip.Addr // an IP at which proxies reach it
+	Port    uint16     // 1 to 65535
+	State   State      // ready, draining or unhealthy
+	Weight  int        // 0 to 256
+	Mode    Mode       // http or tcp
+	Hosts   []string   // lower case; a leading "*." is a wildcard for one or more labels
+	Path    string     // prefix, "/" for all
+	Listen  uint16     // own port on every proxy, 0 for none
+	Scope   string     // "node" if only its own host can reach it, else empty
 
-	Container string    // short container id, "" if it is none
+	Container string    // short container id, empty if it is none
 	Name      string    // the container's name, for people
 	Zone      string    // locality, may be empty
-	Started   time.Time // zero if unknown
+	Started   time.Time // zero if unknown; the clock of its host
 
 	Options map[string]string // every other label, by its name without "sidekick."
-	Tags    []string
-	Meta    map[string]string
+	Tags    []string          // of sidekick.tags, at most 32
+	Meta    map[string]string // of sidekick.meta.KEY, by KEY, at most 32
 
 	// Check says how the owner's agent finds out whether the instance serves. It never leaves the
 	// owner's host: keys and values do not carry it.
