@@ -44,7 +44,7 @@ func Each(t *testing.T, test func(t T)) {
 }
 
 // Programs are the paths of all HAProxys that [Each] runs tests with.
-func Programs(t *testing.T) []string {
+func Programs(t testing.TB) []string {
 	t.Helper()
 	first, err := exec.LookPath("haproxy")
 	switch {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 	"github.com/sidekick-proxy/sidekick/templates"
 )
@@ -152,14 +153,15 @@ func writeFiles(tb testing.TB, files Files) string {
 	return filepath.Join(dir, "haproxy.cfg")
 }
 
-// checkHAProxy wants HAProxy to take the files without a warning, from whatever directory.
+// checkHAProxy wants every HAProxy to take the files without a warning, from whatever directory.
 func checkHAProxy(tb testing.TB, files Files) {
 	tb.Helper()
-	needHAProxy(tb)
 	path := writeFiles(tb, files)
-	out, err := exec.Command("haproxy", "-c", "-f", path).CombinedOutput()
-	if err != nil || bytes.Contains(out, []byte("[WARNING]")) || bytes.Contains(out, []byte("[ALERT]")) {
-		tb.Errorf("haproxy -c: %v\n%s\n%s", err, out, numbered(files[0].Text()))
+	for _, bin := range haproxytest.Programs(tb) {
+		out, err := exec.Command(bin, "-c", "-f", path).CombinedOutput()
+		if err != nil || bytes.Contains(out, []byte("[WARNING]")) || bytes.Contains(out, []byte("[ALERT]")) {
+			tb.Errorf("%s -c: %v\n%s\n%s", bin, err, out, numbered(files[0].Text()))
+		}
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 // anyText draws what a hostile container or another writer of keys may try.
 func anyText(t *rapid.T, name string) string {
 	return rapid.OneOf(
-		rapid.SampledFrom([]string{"a\nserver x 1.2.3.4:80", "'", `"`, "#", "${PATH}", "%[env(PATH)]", "\\", "a b", "\x00", "\u2028", ";", "{{.Node}}", strings.Repeat("x", 1000)}),
+		rapid.SampledFrom(hostile),
 		rapid.StringN(0, 20, -1),
 		rapid.StringMatching(`[ -~]{0,20}`),
 	).Draw(t, name)
@@ -39,42 +39,12 @@ func anyValue(t *rapid.T) []byte {
 		"address": anyOf(t, "address", "10.0.0.1", "fd00::1", "127.0.0.1", "::ffff:1.2.3.4"),
 		"port":    rapid.IntRange(0, 65536).Draw(t, "port"),
 		"state":   anyOf(t, "state", "ready", "draining", "unhealthy"),
-		"weight":  rapid.IntRange(-1, 257).Draw(t, "weight"),
-		"mode":    anyOf(t, "mode", "http", "http", "tcp"),
 		"hosts":   []string{anyOf(t, "host", "a.test", "*.a.test", "localhost"), anyOf(t, "host2", "b.test", "a.test")},
-		"path":    anyOf(t, "path", "/", "/api", "/api/", "/a%20b/~c"),
-		"listen":  rapid.SampledFrom([]int{0, 0, 8080, 9000, 9001, 80, 65535, -1}).Draw(t, "listen"),
-		"scope":   anyOf(t, "scope", "", "", "node"),
-		"name":    anyOf(t, "name", "web-1"), "container": anyOf(t, "container", "3f2a91c0de12", ""),
+		"scope":   anyOf(t, "scope", "", "", "node"), "zone": anyOf(t, "zone", "", "west", "east"),
+		"name": anyOf(t, "name", "web-1"), "container": anyOf(t, "container", "3f2a91c0de12", ""),
 		"started": rapid.SampledFrom([]string{"2026-11-22T10:00:00Z", "2026-11-22T11:00:00Z"}).Draw(t, "started"),
 	}
-	options := map[string]string{}
-	for _, o := range [][]string{
-		{"balance", "roundrobin", "leastconn", "first", "random", "random(3)", "source", "uri", "uri whole", "uri path-only", "url_param x", "hdr(X-Y)"},
-		{"path.strip", "true", "false"},
-		{"default", "true", "false"},
-		{"backup", "true"},
-		{"maxconn", "1", "1000000"},
-		{"retry", "post"},
-		{"drain", "0s", "2m", "480h"},
-		{"check", "none", "tcp", "http:/health"},
-		{"timeout.server", "1ms", "480h", "1m30s"},
-		{"timeout.connect", "1500ms"},
-		{"timeout.tunnel", "480h"},
-		{"timeout.queue", "1s"},
-		{"header.request.X", "a"},
-		{"auth", "users"},
-		{"sticky", "id", "SRV.x_y-z"},
-		{"tls", "server"},
-		{"h2", "true", "false"},
-		{"proxy-protocol", "v1", "v2"},
-		{"newer", "x"},
-	} {
-		if rapid.IntRange(0, 2).Draw(t, o[0]+"?") == 0 {
-			options[o[0]] = anyOf(t, o[0], o[1:]...)
-		}
-	}
-	v["options"] = options
+	addLabels(v, anyLabels(t))
 	b, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
@@ -104,62 +74,6 @@ func catalogOf(items map[string][]byte, keys []string) *service.Catalog {
 		b.Put(k, items[k])
 	}
 	return b.Catalog(0)
-}
-
-// Whatever is registered: each line is one that the template began, and HAProxy takes the whole
-// (P7, F7).
-func TestHostileCatalogs(t *testing.T) {
-	needHAProxy(t)
-	head := printedLines(t)
-	rapid.Check(t, func(rt *rapid.T) {
-		items := anyCatalog(rt)
-		c := catalogOf(items, slices.Sorted(maps.Keys(items)))
-		files, m, err := builtin(t, testSettings()).Render(Input{Catalog: c})
-		if err != nil {
-			rt.Fatal(err)
-		}
-		checkLinesBegin(rt, files, m, head)
-		if rapid.IntRange(0, 4).Draw(rt, "check") == 0 {
-			checkHAProxy(t, files)
-		}
-	})
-}
-
-// printedLines counts the lines of an empty catalog.
-func printedLines(t *testing.T) int {
-	t.Helper()
-	files, _, err := builtin(t, testSettings()).Render(Input{Catalog: mustCatalog(t, nil)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Count(files[0].Text(), "\n")
-}
-
-// checkLinesBegin counts what the model says should be there.
-func checkLinesBegin(t *rapid.T, files Files, m *Model, head int) {
-	starts := []string{"", "frontend fe_listen_", "    bind '", "    default_backend be_", "backend be_", "    balance ", "    hash-type consistent", "    timeout ", "    http-request ", "    default-server ", "    cookie ", "    # ", "    server "}
-	count := map[string]int{}
-	lines := strings.Split(strings.TrimSuffix(files[0].Text(), "\n"), "\n")
-	for _, line := range lines[head:] {
-		known := slices.IndexFunc(starts, func(s string) bool { return s == line || s != "" && strings.HasPrefix(line, s) })
-		if known < 0 {
-			t.Fatalf("line %q is none of the template's", line)
-		}
-		count[starts[known]]++
-	}
-	servers, listens := 0, 0
-	for _, s := range m.Services {
-		servers += len(s.Servers)
-		if s.Listen != 0 {
-			listens++
-		}
-	}
-	if count["    server "] != servers || count["backend be_"] != len(m.Services) || count["frontend fe_listen_"] != listens {
-		t.Fatalf("%v lines for %d services, %d servers, %d ports", count, len(m.Services), servers, listens)
-	}
-	if got := strings.Count(files[1].Text(), "\n"); got != 1+len(m.Routes) {
-		t.Fatalf("%d lines in %s for %d routes", got, files[1].Name, len(m.Routes))
-	}
 }
 
 // Equal catalogs give identical files, whatever the order in which they came to be and whatever was

@@ -73,6 +73,16 @@ var labels = [...]label{
 	{name: "header.response.", arg: checkHeaderName, check: checkText, option: true},
 }
 
+// LabelNames are the names of all labels without "sidekick.", in the table's order. One that ends in a dot
+// is followed by a name of the user's choice. What [Definition.Set] takes under them is valid.
+func LabelNames() []string {
+	names := make([]string, 0, len(labels))
+	for i := range labels {
+		names = append(names, labels[i].name)
+	}
+	return names
+}
+
 // findLabel returns the row for a label and the argument at its end, if it takes one.
 func findLabel(name string) (l label, arg string, ok bool) {
 	for i := range labels {
