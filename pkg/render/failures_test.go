@@ -170,25 +170,34 @@ func (s *site) byRuntime(rest string, servers ...string) {
 // stats are HAProxy's words about the server at addr, by their names.
 func (s *site) stats(addr string) map[string]string {
 	s.Helper()
+	for _, row := range s.table() {
+		if row["addr"] == addr {
+			return row
+		}
+	}
+	return nil
+}
+
+// table is what HAProxy tells of the service: of its backend and of each server, by names.
+func (s *site) table() (rows []map[string]string) {
+	s.Helper()
 	conn, err := net.Dial("unix", s.socket) // on this machine
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer conn.Close() // all was read
-	fmt.Fprintln(conn, "show stat be_web 4 -1")
+	fmt.Fprintln(conn, "show stat be_web 6 -1")
 	lines := bufio.NewScanner(conn)
 	lines.Scan()
 	names := strings.Split(lines.Text(), ",")
 	for lines.Scan() {
-		all := map[string]string{}
+		row := map[string]string{}
 		for i, word := range strings.Split(lines.Text(), ",") {
-			all[names[min(i, len(names)-1)]] = word
+			row[names[min(i, len(names)-1)]] = word
 		}
-		if all["addr"] == addr {
-			return all
-		}
+		rows = append(rows, row)
 	}
-	return nil
+	return rows
 }
 
 func (s *site) awaitStatus(addr, status string) {
