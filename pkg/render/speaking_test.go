@@ -139,6 +139,7 @@ func saw(name string) http.HandlerFunc {
 // speaking is in what a server speaks.
 type speaking struct {
 	tls   *tls.Config
+	h1    bool // HTTP/1.1 beside HTTP/2
 	h2    bool
 	proxy string // version of the PROXY protocol, without which it does not answer
 }
@@ -155,7 +156,7 @@ func (how speaking) start(t haproxytest.T, handler http.Handler) string {
 		l = proxied{l, how.proxy}
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols), ErrorLog: quietLog()}
-	server.Protocols.SetHTTP1(!how.h2)
+	server.Protocols.SetHTTP1(how.h1 || !how.h2)
 	serve := func() { server.Serve(l) } // ends with Close
 	switch {
 	case how.tls != nil:

@@ -1,0 +1,165 @@
+package render_test
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	health_v1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/internal/load"
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+// TestWebSockets: WebSockets come through, also to servers that are spoken to in HTTP/2 otherwise; they live on
+// when servers come and go, that they are on too, and over a reload (P8, F10).
+func TestWebSockets(t *testing.T) {
+	inTLS := &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("a.test")}}
+	for name, c := range map[string]struct {
+		options string
+		server  speaking
+	}{
+		"plain":         {``, speaking{}},
+		"HTTP/2":        {`"h2":"true",`, speaking{h1: true, h2: true}},
+		"TLS":           {`"tls":"server",`, speaking{tls: inTLS}},
+		"HTTP/2 in TLS": {`"tls":"server","h2":"true",`, speaking{tls: inTLS, h1: true, h2: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			haproxytest.Each(t, func(t haproxytest.T) {
+				var ledger load.Ledger
+				one, two := c.server.start(t, load.Handler("one", &ledger)), c.server.start(t, load.Handler("two", &ledger))
+				s := newSite(t, render.ProxyCheckOff, nil)
+				rest := options(c.options + `"drain":"5m"`)
+				s.serve(rest, one)
+				held := load.Start(t.Context(), load.Options{Target: s.addr, Workers: 3, Kinds: []load.Kind{{WebSocket: true}}})
+				more := func(on, when string) {
+					t.Helper()
+					before := held.Now()
+					haproxytest.Until(t, "more frames "+when, func() bool { return held.Now().Servers[on] > before.Servers[on]+30 })
+				}
+				more("one", "at first")
+				s.byRuntime(rest, one, two)
+				s.byRuntime(rest, two)
+				more("one", "after its server left")
+				if got := s.serve(strings.Replace(rest, "{", `{"timeout.server":"20s",`, 1), two); got.How != haproxy.HowReload {
+					t.Fatalf("another timeout came by %s, want a reload", got.How)
+				}
+				more("one", "after a reload")
+				report := held.Stop()
+				if report.Failed > 0 || len(report.Servers) != 1 {
+					t.Errorf("want no failure, and all frames by one: %s", report)
+				}
+			})
+		})
+	}
+}
+
+// grpcServer is a gRPC server that tells its name in a header and in a trailer.
+func grpcServer(name string) (*grpc.Server, *health.Server) {
+	told := func(kind string) metadata.MD { return metadata.Pairs(kind, name) }
+	s := grpc.NewServer(
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			grpc.SetHeader(ctx, told("header-of"))   // the client counts
+			grpc.SetTrailer(ctx, told("trailer-of")) // the same
+			return handler(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			stream.SetHeader(told("header-of")) // the client counts
+			return handler(srv, stream)
+		}),
+	)
+	state := health.NewServer()
+	health_v1.RegisterHealthServer(s, state)
+	return s, state
+}
+
+func dialGRPC(t haproxytest.T, addr string) health_v1.HealthClient {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("grpc.test"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() }) // no call is left
+	return health_v1.NewHealthClient(conn)
+}
+
+// whose is the name that a header or trailer tells.
+func whose(md metadata.MD, kind string) string { return strings.Join(md.Get(kind), ",") }
+
+// TestGRPC: calls and streams of gRPC come through, with their trailers; a stream lives on when servers come and
+// go, its own too.
+func TestGRPC(t *testing.T) {
+	inTLS := &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("grpc.test")}}
+	for name, c := range map[string]struct {
+		options string
+		server  speaking
+	}{
+		"clear": {`"h2":"true"`, speaking{h2: true}},
+		"TLS":   {`"h2":"true","tls":"server"`, speaking{h2: true, tls: inTLS}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			haproxytest.Each(t, func(t haproxytest.T) {
+				first, firstState := grpcServer("first")
+				second, _ := grpcServer("second")
+				one, two := c.server.start(t, first), c.server.start(t, second)
+				rest := `"hosts":["grpc.test"],"options":{` + c.options + `}`
+				s := newSite(t, render.ProxyCheckOff, nil)
+				s.serve(rest, one)
+				client := dialGRPC(t, s.addr)
+				stream, err := client.Watch(t.Context(), &health_v1.HealthCheckRequest{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				next := func(want health_v1.HealthCheckResponse_ServingStatus) {
+					t.Helper()
+					if got, err := stream.Recv(); err != nil || got.GetStatus() != want {
+						t.Fatalf("the stream: got %v, %v, want %s", got, err, want)
+					}
+				}
+				next(health_v1.HealthCheckResponse_SERVING)
+				s.byRuntime(rest, one, two)
+				seen := map[string]int{}
+				for range 10 {
+					for _, name := range callGRPC(t, client) {
+						seen[name]++
+					}
+				}
+				if seen["first"] != 10 || seen["second"] != 10 {
+					t.Errorf("20 calls over one connection were answered by %v, want both in turns", seen)
+				}
+				s.byRuntime(rest, two)
+				firstState.SetServingStatus("", health_v1.HealthCheckResponse_NOT_SERVING)
+				next(health_v1.HealthCheckResponse_NOT_SERVING)
+				if got := callGRPC(t, client); got != [2]string{"second", "second"} {
+					t.Errorf("calls after a server left: answered by %q, want second", got)
+				}
+			})
+		})
+	}
+}
+
+// callGRPC makes a call that succeeds and one that fails, and returns who answered them.
+func callGRPC(t haproxytest.T, client health_v1.HealthClient) [2]string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), haproxytest.Patience)
+	defer cancel()
+	var header, trailer, of metadata.MD
+	got, err := client.Check(ctx, &health_v1.HealthCheckRequest{}, grpc.Header(&header), grpc.Trailer(&trailer))
+	if err != nil || whose(header, "header-of") == "" || whose(header, "header-of") != whose(trailer, "trailer-of") {
+		t.Fatalf("a call: %v, %v, header %v, trailer %v", got, err, header, trailer)
+	}
+	_, err = client.Check(ctx, &health_v1.HealthCheckRequest{Service: "unknown"}, grpc.Trailer(&of))
+	if status.Code(err) != codes.NotFound || whose(of, "trailer-of") == "" {
+		t.Fatalf("a call that fails: %v, trailer %v, want NotFound, which a trailer says", err, of)
+	}
+	return [2]string{whose(trailer, "trailer-of"), whose(of, "trailer-of")}
+}
