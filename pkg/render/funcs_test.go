@@ -50,7 +50,7 @@ func TestHAProxyReadsWhatWasQuoted(t *testing.T) {
 	texts := []string{
 		"'", "''", `"`, `\`, `\\`, `\'`, `'\''`, "a'b", "#", "a #b", "$", "${HOME}", "$HOME", `"${HOME}"`, "%", "%%", "%[env(HOME)]", "100% sure", "%{+Q}o",
 		"a b", "a  b", ";", "a;b", ")", "(", "str(x)", ",", "a,b", "lower)", "[", "]", "{ }", "}", "||", "!", "if", "unless TRUE", "-i", "-f", "--", "@1", "é ü €", "日本語", "\U0001F600", ".*", "^a$", "[a-z]+", "a|b",
-		strings.Repeat("%", 300), strings.Repeat("'", 300), strings.Repeat("x ", 500) + "x",
+		strings.Repeat("%", 1024), strings.Repeat("'", 1024), strings.Repeat("x ", 500) + "x",
 	}
 	some := rapid.StringMatching(`[!-~]([ -~]{0,30}[!-~])?`)
 	for seed := range 60 {

@@ -279,10 +279,19 @@ func TestHostileCatalogs(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		items := anyCatalog(rt)
 		files := checkForeign(rt, marked(t, testSettings()), Input{Catalog: catalogOf(items, slices.Sorted(maps.Keys(items)))})
-		if rapid.IntRange(0, 4).Draw(rt, "check") == 0 {
+		if rapid.IntRange(0, 9).Draw(rt, "check") == 0 {
 			checkHAProxy(t, files)
 		}
 	})
+}
+
+// FuzzRender is the same without HAProxy, led by what the inputs reach.
+func FuzzRender(f *testing.F) {
+	r := marked(f, testSettings())
+	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
+		items := anyCatalog(t)
+		checkForeign(t, r, Input{Catalog: catalogOf(items, slices.Sorted(maps.Keys(items)))})
+	}))
 }
 
 // Every label with everything that it takes, from a container and from the registry, and all of them in
