@@ -25,7 +25,7 @@ const confdPatience = 10 * time.Second
 // newConfd returns what serves --confd-dir.
 func (s *settings) newConfd(client *clientv3.Client, log logrus.FieldLogger) *confd.Server {
 	server := &confd.Server{
-		Dir: s.confdDir, Options: confd.Options{Prefix: s.confdPrefix}, Keys: &etcd.Keys{Client: client}, Getenv: os.Getenv,
+		Dir: s.confdDir, Options: confd.Options{Prefix: s.confdPrefix}, Keys: &etcd.Keys{Client: client}, Getenv: os.Getenv, Final: refuses,
 		Settle: s.settle, SettleMax: s.settleMax, Log: log,
 	}
 	if s.haproxy != off {

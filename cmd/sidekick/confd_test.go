@@ -319,16 +319,38 @@ func TestConfdReadsOnly(t *testing.T) {
 	must(client.UserAdd(ctx, "confd", "word"))
 	must(client.UserGrantRole(ctx, "confd", "reader"))
 	must(client.AuthEnable(ctx))
-	cmd := newCommand() //nolint:contextcheck // it is given the context below
-	cmd.SetErr(io.Discard)
-	cmd.SetArgs([]string{
-		"confd", "-onetime", "-confdir", b.dir + "/confd", "-config-file", "/no/such", "-node", "unix://" + b.dir + "/etcd.sock",
-		"-basic-auth", "-username", "confd", "-password", "word",
-	})
-	if err := cmd.ExecuteContext(ctx); err != nil {
+	line := func(password string) error {
+		cmd := newCommand() //nolint:contextcheck // it is given the context below
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs([]string{
+			"confd", "-onetime", "-confdir", b.dir + "/confd", "-config-file", "/no/such", "-node", "unix://" + b.dir + "/etcd.sock",
+			"-basic-auth", "-username", "confd", "-password", password,
+		})
+		return cmd.ExecuteContext(ctx)
+	}
+	if err := line("wrong"); err == nil || !strings.Contains(err.Error(), "conf.d/haproxy.toml: its keys cannot be read: ") {
+		t.Errorf("with a wrong password: got %v", err)
+	}
+	if err := line("word"); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := b.read("haproxy.cfg"), "backend web\n  server a 10.0.0.1:80\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// confd's nodes, as people write them, are one registry's address.
+func TestLineURL(t *testing.T) {
+	for want, l := range map[string]struct {
+		nodes  []string
+		secure bool
+	}{
+		"etcd://h1:2379,h2:2379": {nodes: []string{"http://h1:2379/", "h2:2379"}},
+		"etcds://h1,[::1]:2379":  {nodes: []string{"https://h1", "[::1]:2379"}, secure: true},
+		"unix:///run/etcd.sock":  {nodes: []string{"unix:///run/etcd.sock"}},
+	} {
+		if got := lineURL(l.nodes, l.secure); got != want {
+			t.Errorf("%v: got %s, want %s", l.nodes, got, want)
+		}
 	}
 }

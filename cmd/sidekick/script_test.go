@@ -35,7 +35,11 @@ func TestScripts(t *testing.T) {
 			env.Vars = append(env.Vars, "HOSTNAME=host1")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exitcode": exitCode, "etcd": startEtcd, "put": putKeys},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exitcode": exitCode,
+			"etcd":     func(ts *testscript.TestScript, _ bool, _ []string) { startEtcd(t.Context(), ts) },
+			"put":      func(ts *testscript.TestScript, _ bool, args []string) { putKeys(t.Context(), ts, args) },
+		},
 	})
 }
 
@@ -59,8 +63,8 @@ func exitCode(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // startEtcd starts an etcd beside the script, and sets ETCD to its address: etcd.
-func startEtcd(ts *testscript.TestScript, _ bool, _ []string) {
-	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+func startEtcd(ctx context.Context, ts *testscript.TestScript) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	ts.Check(err)
 	address := listener.Addr().String()
 	ts.Check(listener.Close())
@@ -69,21 +73,21 @@ func startEtcd(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Defer(func() { os.RemoveAll(dir) })
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	server, err := embedded.Start(context.Background(), embedded.Config{Dir: dir, ListenClient: []string{address}, Log: log})
+	server, err := embedded.Start(ctx, embedded.Config{Dir: dir, ListenClient: []string{address}, Log: log})
 	ts.Check(err)
 	ts.Defer(func() { _ = server.Stop() })
 	ts.Setenv("ETCD", address)
 }
 
 // putKeys writes a file's lines of a key and its value into that etcd: put FILE.
-func putKeys(ts *testscript.TestScript, _ bool, args []string) {
+func putKeys(ctx context.Context, ts *testscript.TestScript, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: put FILE")
 	}
 	client, err := etcd.Dial(etcd.Config{Endpoints: []string{"http://" + ts.Getenv("ETCD")}})
 	ts.Check(err)
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for line := range strings.Lines(ts.ReadFile(args[0])) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")

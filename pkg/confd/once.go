@@ -110,7 +110,11 @@ func (s *Server) readAll(ctx context.Context, patience time.Duration, defs []*de
 			continue
 		}
 		wg.Go(func() {
-			if keys[i], errs[i] = s.readOnce(ctx, def.resource.Roots); errs[i] != nil {
+			keys[i], errs[i] = s.readOnce(ctx, def.resource.Roots)
+			switch {
+			case errs[i] != nil && ctx.Err() == nil:
+				errs[i] = fmt.Errorf("%s: its keys cannot be read: %w", def.resource.Name, errs[i])
+			case errs[i] != nil:
 				errs[i] = fmt.Errorf("%s: its keys were not read within %s: %w", def.resource.Name, patience, errs[i])
 			}
 		})
@@ -132,6 +136,9 @@ func (s *Server) readOnce(ctx context.Context, roots []string) (map[string]strin
 		done <- s.Keys.Run(ctx, roots, sets, func(err error) {
 			if err != nil && ctx.Err() == nil {
 				last = err
+				if s.Final != nil && s.Final(err) {
+					cancel()
+				}
 			}
 		})
 	}()

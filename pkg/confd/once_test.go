@@ -3,6 +3,7 @@ package confd
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -91,5 +92,44 @@ func TestOnceWithoutADirectory(t *testing.T) {
 	b.server.Dir = "/no/such"
 	if _, err := b.once(true); err == nil || !strings.Contains(err.Error(), "/no/such/conf.d") {
 		t.Errorf("no directory: got %v", err)
+	}
+}
+
+// What is as it should be is left alone and not announced; a change by hand of content or mode is set right, and
+// announced, as in confd. A link in the place of the file is replaced, and what it leads to is not touched.
+func TestOnceSetsRight(t *testing.T) {
+	b := newBed(t, newRegistry("/app/a", "1"), "templates/app.tmpl", appText,
+		"conf.d/app.toml", appFile+"mode = \"0640\"\nreload_cmd = \"echo r >>OUT/reloads\"\n")
+	reloads := ""
+	for _, step := range []struct {
+		name    string
+		prepare func() error
+		quiet   bool
+	}{
+		{"new", func() error { return nil }, false},
+		{"the same", func() error { return nil }, true},
+		{"another content", func() error { return os.WriteFile(b.out("app"), []byte("mine"), 0o640) }, false},
+		{"another mode", func() error { return os.Chmod(b.out("app"), 0o600) }, false},
+		{"gone", func() error { return os.Remove(b.out("app")) }, false},
+		{"a link", func() error {
+			return errors.Join(os.WriteFile(b.out("other"), []byte("other"), 0o644), os.Remove(b.out("app")), os.Symlink("other", b.out("app")))
+		}, false},
+	} {
+		if err := step.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.once(false); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if !step.quiet {
+			reloads += "r\n"
+		}
+		info, err := os.Lstat(b.out("app"))
+		if err != nil || info.Mode() != 0o640 || b.read("app") != "1 " || b.read("reloads") != reloads {
+			t.Errorf("%s: %v, %v, %q; reloads %q, want %q", step.name, info.Mode(), err, b.read("app"), b.read("reloads"), reloads)
+		}
+	}
+	if b.read("other") != "other" {
+		t.Error("what the link led to was written")
 	}
 }

@@ -45,7 +45,9 @@ type Server struct {
 	// Reserved are files that no resource may write; the text says whose.
 	Reserved map[string]string
 	Keys     Source
-	Getenv   func(string) string
+	// Final tells of an error of Keys whether waiting cannot mend it, so that Once does not wait. It may be nil.
+	Final  func(error) bool
+	Getenv func(string) string
 	// Settle and SettleMax hold bursts of changes off, as in package holdoff.
 	Settle, SettleMax time.Duration
 	// Memory is a file for the reloads that are still to come when the process ends. None if empty.
