@@ -219,6 +219,7 @@ type proxy struct {
 	templates     bool // server-template makes servers that have no line
 	off           bool // the whole section is disabled
 	takesStates   bool // of servers, from the global state file
+	allBackups    bool // they share the load
 	checks        []string
 	external      bool // a program checks its servers
 	// doubtful means that only HAProxy knows which servers there are.
@@ -234,6 +235,7 @@ type inherited struct {
 	dynamicCookie     bool
 	off               bool
 	takesStates       bool     // of servers, from the global state file
+	allBackups        bool     // backups share the load, else the first serves alone
 	external          bool     // a program checks servers, as far as anybody knows
 	checks            []string // keys of the statements that tell how servers are checked
 	doubt             string   // why only HAProxy knows what is inherited
@@ -286,6 +288,12 @@ func (in *inherited) read(l line) {
 	case "load-server-state-from-file":
 		in.takesStates = word(l, 1) == "global"
 	default:
+		switch strings.Join(l.words, " ") {
+		case "option allbackups":
+			in.allBackups = l.plain && !l.conditional
+		case "no option allbackups":
+			in.allBackups = false
+		}
 		in.external = in.external || word(l, 0) == "option" && (word(l, 1) == "external-check" || l.known < 2)
 		if key := l.key(); word(l, 0) == "mode" || strings.Contains(key, "check") || strings.Contains(key, "chk") {
 			in.checks = slices.Concat(in.checks, []string{key})
@@ -341,7 +349,7 @@ func readProxy(s section, in inherited) *proxy {
 	if doubt := cmp.Or(s.doubt, in.doubt); doubt != "" {
 		p.why, p.doubtful = doubt, true
 	}
-	p.takesStates, p.checks, p.external = in.takesStates, in.checks, in.external
+	p.takesStates, p.allBackups, p.checks, p.external = in.takesStates, in.allBackups, in.checks, in.external
 	for _, l := range servers {
 		p.add(readServer(l, in.options, in.why))
 	}
@@ -357,10 +365,10 @@ func (p *proxy) add(s server) {
 }
 
 // placed tells whether it counts where a server stands among others. The first backup that is up
-// serves alone, a static way of balancing makes its table in that order, and without ids of their
+// serves alone unless all do, a static way of balancing makes its table in that order, and without ids of their
 // own servers get them in that order.
 func (p *proxy) placed(s *server) bool {
-	return !p.dynamic || s.why != "" || s.has("backup") || p.byID && !s.has("id")
+	return !p.dynamic || s.why != "" || s.has("backup") && !p.allBackups || p.byID && !s.has("id")
 }
 
 // find returns the server of that name, nil if there is none.

@@ -14,6 +14,7 @@ type builder struct {
 	settings Settings
 	records  []*record       // sorted by name; nil before the first model
 	disputed map[string]bool // services of which two claimed the same when that was last decided
+	targets  map[string]bool // services to which a split led then
 	taken    map[uint16]string
 	routes   []Route
 	check    bool // HAProxy checks servers
@@ -104,7 +105,10 @@ func (b *builder) update(services []*service.Service) (changed bool) {
 // recordOf is the record of a service that changed, and tells whether what was decided on its claims holds.
 func (b *builder) recordOf(s *service.Service, known *record) (r *record, decided bool) {
 	r = &record{source: s, base: newService(s, b.settings), claims: claimsOf(s)}
-	decided = known != nil && known.claims.equal(r.claims) && (!b.disputed[s.Name] || known.claims.compare(r.claims) == 0)
+	r.claims.usable = slices.ContainsFunc(r.base.Servers, Server.usable)
+	decided = known != nil && known.claims.equal(r.claims) &&
+		(!b.disputed[s.Name] || known.claims.compare(r.claims) == 0) &&
+		(!b.targets[s.Name] || known.claims.usable == r.claims.usable)
 	if decided {
 		r.decision = known.decision
 	}
@@ -116,12 +120,13 @@ func (b *builder) decide() {
 	ordered := slices.Clone(b.records)
 	slices.SortFunc(ordered, func(x, y *record) int { return x.claims.compare(y.claims) })
 	j := newJudge(b.settings, b.taken)
-	for _, r := range ordered {
-		if d := j.decide(r.claims); r.model == nil || !d.equal(r.decision) {
-			r.decision, r.model = d, nil
+	decided := j.decide(ordered)
+	for _, r := range b.records {
+		if d := decided[r.claims.name]; r.model == nil || !d.equal(r.decision) {
+			r.decision, r.model = *d, nil
 		}
 	}
-	b.disputed = j.disputed
+	b.disputed, b.targets = j.disputed, j.targets
 	b.routes = nil
 	for _, r := range b.records {
 		b.routes = append(b.routes, r.decision.routes...)

@@ -3,6 +3,7 @@ package render
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -17,10 +18,12 @@ type claims struct {
 	lead   *service.Instance // whose age is the service's; nil for one of unknown age
 	routes []Route
 	listen uint16
+	split  string // what sidekick.split says, "" for nothing
+	usable bool   // has a server that takes requests
 }
 
 func claimsOf(s *service.Service) claims {
-	c := claims{name: s.Name, mode: cmp.Or(s.Spec.Mode, service.HTTP), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen}
+	c := claims{name: s.Name, mode: cmp.Or(s.Spec.Mode, service.HTTP), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen, split: s.Spec.Options["split"]}
 	if c.mode == service.TCP {
 		return c
 	}
@@ -31,7 +34,7 @@ func claimsOf(s *service.Service) claims {
 	path := "/" + strings.Trim(s.Spec.Path, "/")
 	for _, h := range hosts {
 		c.routes = append(c.routes, Route{
-			Key: h + strings.TrimSuffix(path, "/") + "/", Host: h, Path: path, Service: s.Name, Backend: backendName(s.Name),
+			Key: routeKey(h, path), Host: h, Path: path, Service: s.Name, Backend: backendName(s.Name),
 		})
 	}
 	slices.SortFunc(c.routes, func(a, b Route) int { return cmp.Compare(a.Key, b.Key) })
@@ -39,14 +42,24 @@ func claimsOf(s *service.Service) claims {
 	return c
 }
 
+// routeKey is what the map of routes has for a host and a path: the path as servers read it, in which escapes
+// stand for characters. Only blanks stay escaped, for no key has any.
+func routeKey(host, path string) string {
+	if plain, err := url.PathUnescape(path); err == nil {
+		path = strings.ReplaceAll(plain, " ", "%20")
+	}
+	return host + strings.TrimSuffix(path, "/") + "/"
+}
+
 // anyHost is the host of routes for what no other host matches.
 const anyHost = "*"
 
 func backendName(name string) string { return "be_" + name }
 
-// equal tells whether both claim the same. Who comes first is what compare says.
+// equal tells whether both claim the same. Who comes first is what compare says, and usable counts only
+// for what other services' splits lead to.
 func (c claims) equal(other claims) bool {
-	return c.mode == other.mode && c.listen == other.listen && slices.Equal(c.routes, other.routes)
+	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && slices.Equal(c.routes, other.routes)
 }
 
 // compare orders claims: services that have instances before those that are only remembered, then
@@ -79,15 +92,29 @@ type decision struct {
 	routes    []Route
 	listen    uint16
 	listenWhy string
+	slices    []Slice // of its requests, that go to other services
+	split     bool    // another service's split leads to it
 	why       string
 }
 
 func (d decision) equal(other decision) bool {
-	return d.listen == other.listen && d.listenWhy == other.listenWhy && d.why == other.why && slices.Equal(d.routes, other.routes)
+	return d.listen == other.listen && d.listenWhy == other.listenWhy && d.why == other.why && d.split == other.split &&
+		slices.Equal(d.routes, other.routes) && slices.Equal(d.slices, other.slices)
 }
 
+// routed tells whether requests come to the service by a route or a port of its own.
+func (d decision) routed() bool { return d.listen != 0 || len(d.routes) > 0 }
+
 // reachable tells whether any request can come to the service.
-func (d decision) reachable() bool { return d.listen != 0 || len(d.routes) > 0 }
+func (d decision) reachable() bool { return d.routed() || d.split }
+
+// say adds in which way the service is not reached as it asks.
+func (d *decision) say(why string) {
+	if d.why != "" {
+		d.why += "; "
+	}
+	d.why += why
+}
 
 // judge gives routes and ports to those who come first.
 type judge struct {
@@ -97,19 +124,40 @@ type judge struct {
 	routes   map[string]string // key → service
 	ports    map[uint16]string // port → service
 	disputed map[string]bool   // services that claimed what another one claimed as well
+	targets  map[string]bool   // services that another one's split names
 }
 
 func newJudge(s Settings, taken map[uint16]string) *judge {
-	return &judge{settings: s, own: s.ownPorts(), taken: taken, routes: map[string]string{}, ports: map[uint16]string{}, disputed: map[string]bool{}}
+	return &judge{settings: s, own: s.ownPorts(), taken: taken, routes: map[string]string{}, ports: map[uint16]string{}, disputed: map[string]bool{}, targets: map[string]bool{}}
 }
 
-func (j *judge) decide(c claims) decision {
+// decide settles all claims, those of the first records before others'.
+func (j *judge) decide(records []*record) map[string]*decision {
+	decided := make(map[string]*decision, len(records))
+	for _, r := range records {
+		d := j.grant(r.claims)
+		decided[r.claims.name] = &d
+	}
+	j.splits(records, decided)
+	for _, r := range records {
+		if d := decided[r.claims.name]; d.why == "" && !d.reachable() {
+			d.why = unreachable(r.claims.mode)
+		}
+	}
+	return decided
+}
+
+// grant gives a service what nobody before it has.
+func (j *judge) grant(c claims) decision {
 	var d decision
-	var why []string
 	for _, r := range c.routes {
+		if strings.HasPrefix(r.Host, "*.") && strings.Count(r.Host, ".") > deepest {
+			d.say(fmt.Sprintf("%s has more than %d labels behind its star, where wildcards are not looked for: choose a shorter one", r.Host, deepest))
+			continue
+		}
 		if owner := j.routes[r.Key]; owner != "" {
 			j.disputed[owner], j.disputed[c.name] = true, true
-			why = append(why, fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or give both sidekick.service=%s to share the requests", r.Host+r.Path, owner, owner))
+			d.say(fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or give both sidekick.service=%s to share the requests", r.Host+r.Path, owner, owner))
 			continue
 		}
 		j.routes[r.Key] = c.name
@@ -123,15 +171,14 @@ func (j *judge) decide(c claims) decision {
 			d.listen = c.listen
 			j.ports[c.listen] = c.name
 		} else {
-			why = append(why, d.listenWhy)
+			d.say(d.listenWhy)
 		}
 	}
-	if len(why) == 0 && !d.reachable() {
-		why = append(why, unreachable(c.mode))
-	}
-	d.why = strings.Join(why, "; ")
 	return d
 }
+
+// deepest is how many labels behind the star the built-in template looks for.
+const deepest = 8
 
 // refuse says why nobody, or nobody else, can have the port on this host, or "" if it is free.
 func (j *judge) refuse(port uint16) string {

@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 func testSettings() Settings {
 	return Settings{
-		Node: "host-a", HTTPListen: ":8080", HTTPSListen: ":8443",
+		Node: "host-a", Zone: "eu-1", HTTPListen: ":8080", HTTPSListen: ":8443",
 		RuntimeSocket: "/run/sidekick/haproxy.sock", ServerState: "/run/sidekick/server.state",
 	}
 }

@@ -53,14 +53,16 @@ type Service struct {
 	Routes    []Route // those that lead here: without the ones that another service has
 	Listen    uint16  // own port, 0 for none or if it cannot be had here
 	ListenWhy string  // why it cannot be had
+	Split     []Slice // those of its requests that go to other services, by their numbers; the rest stays
 	Why       string  // in which way the service is not reached as it asks for; empty if it is
 
-	StripPath string // the prefix to take off requests' paths; empty for none
-	Balance   string // HAProxy's algorithm, with its argument
-	Hash      bool   // Balance picks by a hash of the request: print "hash-type consistent"
-	NeedsID   bool   // Balance goes by the servers' numbers: print "id" and the number in each server's line
-	RetryPost bool   // POST may be repeated after it was delivered
-	Check     bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts; print the words once, in a default-server line: servers that come at run time get them too
+	StripPath     string // the prefix to take off requests' paths; empty for none
+	Balance       string // HAProxy's algorithm, with its argument
+	Hash          bool   // Balance picks by a hash of the request: print "hash-type consistent"
+	NeedsID       bool   // Balance goes by the servers' numbers: print "id" and the number in each server's line
+	SplitByClient bool   // a client's requests all belong to one slice, else each request to any
+	RetryPost     bool   // POST may be repeated after it was delivered
+	Check         bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts; print the words once, in a default-server line: servers that come at run time get them too
 
 	Upstream Upstream // how the proxy speaks to the servers
 
@@ -84,13 +86,17 @@ type Server struct {
 	Endpoint string     // address and port, such as 10.0.0.5:80 or [::1]:80
 	Weight   int        // 0 to 256
 	Disabled bool       // gets no new requests, those in flight end: print "disabled"
-	Backup   bool       // only used when no other is left
+	Backup   bool       // only used when none is left that is no backup, together with all that are
+	Watched  bool       // HAProxy is to check it in any case, and to leave it out at once when connections to it fail: others stand by
 	Maxconn  int        // most requests at once, 0 for no limit
 	Cookie   string     // what the service's cookie says of it: print "cookie" and it; empty if the service has none
 	Drain    string     // how long its sessions may last once its line is gone, such as 120s: print "# drain" and it at the line's end; empty for the proxy's own limit
 
 	Instance *service.Instance // what is registered of it: its node, zone, meta, …
 }
+
+// usable tells whether it takes new requests.
+func (s Server) usable() bool { return !s.Disabled && s.Weight > 0 }
 
 // Instance is an instance of a service and what became of it.
 type Instance struct {

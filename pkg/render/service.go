@@ -24,7 +24,7 @@ func newService(s *service.Service, viewer Settings) *Service {
 	m := &Service{
 		Name: s.Name, Backend: backendName(s.Name), Mode: cmp.Or(s.Spec.Mode, service.HTTP), Hosts: s.Spec.Hosts,
 		Path: "/" + strings.Trim(s.Spec.Path, "/"), Default: options["default"] == "true",
-		RetryPost: options["retry"] == "post", Check: options["check"] != "none", Options: options,
+		SplitByClient: options["sticky"] != "", RetryPost: options["retry"] == "post", Check: options["check"] != "none", Options: options,
 		TimeoutConnect: haproxyTime(options["timeout.connect"]), TimeoutServer: haproxyTime(options["timeout.server"]),
 		TimeoutTunnel: haproxyTime(options["timeout.tunnel"]), TimeoutQueue: haproxyTime(options["timeout.queue"]),
 	}
@@ -37,12 +37,15 @@ func newService(s *service.Service, viewer Settings) *Service {
 	m.Balance, m.Hash = balance(options["balance"], m.Mode)
 	m.NeedsID = m.Hash || m.Balance == "first"
 	m.Upstream = newUpstream(s, viewer.choices)
-	m.place(s, viewer.Node)
+	tiers := m.place(s, viewer)
+	if options["locality"] == "prefer" {
+		prefer(m.Servers, tiers, m.Check && viewer.ProxyCheck != ProxyCheckOff)
+	}
 	return m
 }
 
-// place decides on each instance.
-func (m *Service) place(s *service.Service, node string) {
+// place decides on each instance, and returns how near each server is.
+func (m *Service) place(s *service.Service, viewer Settings) (tiers []tier) {
 	seen := namesakes{names: map[string]*service.Instance{}, ids: map[uint32]*service.Instance{}}
 	m.Instances = make([]Instance, 0, len(s.Instances))
 	for _, i := range s.Instances {
@@ -51,18 +54,19 @@ func (m *Service) place(s *service.Service, node string) {
 		if m.Upstream.Cookie != "" {
 			server.Cookie = serverCookie(i)
 		}
-		why := absent(s, i, node)
+		why := absent(s, i, viewer.Node)
 		if why == "" {
 			why = seen.refuse(server, i, m.NeedsID)
 		}
 		if why == "" {
 			why = cmp.Or(disabled(i), said.disabled, doubted(i))
 			server.Disabled = why != ""
-			m.Servers = append(m.Servers, server)
+			m.Servers, tiers = append(m.Servers, server), append(tiers, tierOf(i, viewer))
 			why = cmp.Or(why, said.idle)
 		}
 		m.Instances = append(m.Instances, Instance{Instance: i, Routed: why == "", Why: why, Override: said.state, Share: said.share})
 	}
+	return tiers
 }
 
 // namesakes finds servers whose names or numbers meet, for which HAProxy would refuse everything.
@@ -119,7 +123,7 @@ func doubted(i *service.Instance) string {
 // with returns the service as it is served after that decision, and after that on HAProxy's checks.
 func (m *Service) with(d decision, check bool) *Service {
 	decided := *m
-	decided.Routes, decided.Listen, decided.ListenWhy, decided.Why = d.routes, d.listen, d.listenWhy, d.why
+	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split, decided.Why = d.routes, d.listen, d.listenWhy, d.slices, d.why
 	decided.Check = m.Check && check
 	if d.reachable() {
 		return &decided

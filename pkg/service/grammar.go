@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,12 +130,18 @@ func validPath(p string) error {
 	rest, ok := strings.CutPrefix(p, "/")
 	bad := !ok || len(p) > maxPath || !isPath(p)
 	for segment := range strings.SplitSeq(strings.TrimSuffix(rest, "/"), "/") {
-		bad = bad || segment == "." || segment == ".." || segment == "" && rest != ""
+		bad = bad || segment == "" && rest != "" || !isSegment(segment)
 	}
 	if bad {
-		return fmt.Errorf("%.40q is no path prefix: want /segment/segment of letters, digits and ._~+-%%XX, at most %d bytes", p, maxPath)
+		return fmt.Errorf("%.40q is no path prefix: want /segment/segment of letters, digits and ._~+-, or of %%XX for what is text, at most %d bytes", p, maxPath)
 	}
 	return nil
+}
+
+// isSegment tells whether the text that a segment stands for is one within a path for whoever reads it.
+func isSegment(s string) bool {
+	text, err := url.PathUnescape(s)
+	return err == nil && text != "." && text != ".." && !strings.ContainsAny(text, `/\;`) && printable(text, maxPath)
 }
 
 // trimPath is the path without the slash at its end, which means nothing.
