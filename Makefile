@@ -99,7 +99,7 @@ docs: ## write what docs/template.md says of the model, the functions and the bu
 	@go run ./internal/modeldoc
 
 golden: ## write the expected files of the golden tests anew
-	@go test ./pkg/render/... ./cmd/sidekick/... -update
+	@go test -run 'Golden|Script' ./pkg/render/... ./cmd/sidekick/... -update
 
 lint: ## golangci-lint, compiled from source: takes minutes the first time
 	@$(TOOL) golangci-lint run ./...

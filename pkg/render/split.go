@@ -12,9 +12,9 @@ const hundred = 100
 
 // Slice is a hundredth of a service's requests, and to which other service it goes.
 type Slice struct {
-	Number  int // 0 to 99
-	Service string
-	Backend string
+	Number  int    // 0 to 99
+	Service string // to which it goes
+	Backend string // that service's
 }
 
 // share is what one service gets of the requests that are led to another one.
