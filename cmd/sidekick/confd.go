@@ -26,7 +26,7 @@ const confdPatience = 10 * time.Second
 func (s *settings) newConfd(client *clientv3.Client, log logrus.FieldLogger) *confd.Server {
 	server := &confd.Server{
 		Dir: s.confdDir, Options: confd.Options{Prefix: s.confdPrefix}, Keys: &etcd.Keys{Client: client}, Getenv: os.Getenv, Final: refuses,
-		Settle: s.settle, SettleMax: s.settleMax, Log: log,
+		Settle: s.settle, SettleMax: s.settleMax, ReloadInterval: s.reloadInterval, Log: log,
 	}
 	if s.haproxy != off {
 		server.Reserved = map[string]string{s.haproxyConfig: "HAProxy's own (--haproxy-config): give it another, or the agent --haproxy off"}

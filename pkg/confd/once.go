@@ -174,6 +174,6 @@ func (s *Server) once(ctx context.Context, r *Result, d *definition, keys map[st
 	}
 	r.Change, r.Text, r.Old, r.New = differs.String(), differs.text, differs.old, text
 	if r.Shown = show || d.options.Noop; !r.Shown {
-		r.Err = s.apply(ctx, d, text, owed)
+		_, r.Err = s.apply(ctx, d, text, owed)
 	}
 }

@@ -33,6 +33,7 @@ type Resource struct {
 	check                   *template.Template // nil without check_cmd
 	reload                  string
 	checkLimit, reloadLimit time.Duration // 0: the usual one
+	reloadInterval          time.Duration // least time between two reloads
 }
 
 // fields are the keys of a resource file, as confd names them.
@@ -46,16 +47,17 @@ type fields struct {
 		ReloadCmd                             string `toml:"reload_cmd"`
 		CheckLimit                            limit  `toml:"check_cmd_timeout"`
 		ReloadLimit                           limit  `toml:"reload_cmd_timeout"`
+		ReloadInterval                        limit  `toml:"min_reload_interval"`
 	} `toml:"template"`
 }
 
-// limit is how long a command may take. No command may take for ever, so 0 is the usual limit.
+// limit is a time that a file gives; 0 is the usual one.
 type limit struct{ time.Duration }
 
 // UnmarshalText reads a duration as Go writes it.
 func (l *limit) UnmarshalText(text []byte) (err error) {
 	if l.Duration, err = time.ParseDuration(string(text)); err == nil && l.Duration < 0 {
-		err = errors.New("a limit is not negative")
+		err = errors.New("a time is not negative")
 	}
 	return err
 }
@@ -76,7 +78,7 @@ func parseResource(name, text, prefix string) (*Resource, []string, error) {
 	r := &Resource{
 		Name: name, Src: t.Src, Dest: t.Dest, Prefix: path.Join("/", cmp.Or(prefix, t.Prefix)),
 		UID: t.UID, GID: t.GID, Owner: t.Owner, Group: t.Group, reload: t.ReloadCmd,
-		checkLimit: t.CheckLimit.Duration, reloadLimit: t.ReloadLimit.Duration,
+		checkLimit: t.CheckLimit.Duration, reloadLimit: t.ReloadLimit.Duration, reloadInterval: t.ReloadInterval.Duration,
 	}
 	r.Roots = roots(r.Prefix, t.Keys)
 	var errs []error

@@ -72,7 +72,7 @@ func TestParseResourceFaults(t *testing.T) {
 		"too much mode":    {good + "mode = \"17777\"\n", "want octal digits"},
 		"a bad check":      {good + "check_cmd = \"x {{.src\"\n", "check_cmd:1"},
 		"no time":          {good + "check_cmd_timeout = \"soon\"\n", "conf.d/a.toml: "},
-		"a negative time":  {good + "reload_cmd_timeout = \"-1s\"\n", "a limit is not negative"},
+		"a negative time":  {good + "reload_cmd_timeout = \"-1s\"\n", "a time is not negative"},
 		"a separator":      {"[template]\nkeys = [\n\"/a\"\n\"/b\"\n]\n", "conf.d/a.toml: line 4"},
 		"keys as text":     {good + "keys = \"/a\"\n", "conf.d/a.toml: "},
 		"too long":         {good + strings.Repeat("# x\n", 20_000), "a resource file has at most"},

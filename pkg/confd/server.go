@@ -54,6 +54,8 @@ type Server struct {
 	Memory string
 	// Limit is how long a command may take; 30 s if zero.
 	Limit time.Duration
+	// ReloadInterval is the least time between two reloads of one resource; a resource may ask for more.
+	ReloadInterval time.Duration
 	// Refresh is how often a file is made anew without a change; 10 minutes if zero.
 	Refresh time.Duration
 

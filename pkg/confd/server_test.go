@@ -224,6 +224,21 @@ func TestCommandTimes(t *testing.T) {
 	b.holds("app", "1 ")
 }
 
+// P8: changes that follow closely on a reload are one more reload, after a time, with the newest keys; nothing is lost.
+func TestReloadsRest(t *testing.T) {
+	b := newBed(t, newRegistry("/app/a", "1"), "templates/app.tmpl", appText,
+		"conf.d/app.toml", appFile+"reload_cmd = \"cat OUT/app >>OUT/reloads\"\nmin_reload_interval = \"2s\"\n")
+	b.run()
+	b.holds("reloads", "1 ")
+	for _, value := range []string{"2", "3", "4"} {
+		b.keys.set("/app/a", value)
+		if value == "3" {
+			b.write("templates/app.tmpl", appText+"!")
+		}
+	}
+	b.holds("reloads", "1 4 !")
+}
+
 // gone tells whether a process has ended, though nobody may have taken note of it.
 func gone(pid int) bool {
 	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {

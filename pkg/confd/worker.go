@@ -77,8 +77,9 @@ type work struct {
 	lookups *lookups
 	retry   *time.Timer
 	pause   *backoff.ExponentialBackOff
-	err     error // of the last attempt
-	unknown error // why keys may be older than they look
+	rested  time.Time // when the next reload may be
+	err     error     // of the last attempt
+	unknown error     // why keys may be older than they look
 }
 
 func (w *worker) work(ctx context.Context) {
@@ -106,7 +107,9 @@ func (w *worker) work(ctx context.Context) {
 			due = !st.dated()
 		case <-ctx.Done():
 		}
-		if due && st.keys != nil {
+		if rest := time.Until(st.rested); due && rest > 0 {
+			st.retry.Reset(rest) // what changes until then is one more reload, not many
+		} else if due && st.keys != nil {
 			w.attempt(ctx, st)
 		}
 	}
@@ -149,8 +152,12 @@ func (st *work) dated() bool {
 func (w *worker) attempt(ctx context.Context, st *work) {
 	text, used, err := w.render(ctx, st.def, st.keys, st.lookups)
 	st.used = used
+	reloaded := false
 	if err == nil {
-		err = w.apply(ctx, st.def, text, w.owed)
+		reloaded, err = w.apply(ctx, st.def, text, w.owed)
+	}
+	if reloaded {
+		st.rested = time.Now().Add(max(w.ReloadInterval, st.def.resource.reloadInterval))
 	}
 	if ctx.Err() != nil {
 		return
@@ -180,45 +187,45 @@ func (w *worker) tell(ctx context.Context, st *work) {
 	}
 }
 
-// apply makes a target what it should be: checked, replaced, announced.
-func (s *Server) apply(ctx context.Context, d *definition, text []byte, owed *owed) error {
-	if err := s.put(ctx, d, text, owed); err != nil {
-		return fmt.Errorf("%s: %w", d.resource.Name, err)
+// apply makes a target what it should be: checked, replaced, announced. It tells whether it was announced.
+func (s *Server) apply(ctx context.Context, d *definition, text []byte, owed *owed) (reloaded bool, err error) {
+	if reloaded, err = s.put(ctx, d, text, owed); err != nil {
+		return false, fmt.Errorf("%s: %w", d.resource.Name, err)
 	}
-	return nil
+	return reloaded, nil
 }
 
-func (s *Server) put(ctx context.Context, d *definition, text []byte, owed *owed) error {
+func (s *Server) put(ctx context.Context, d *definition, text []byte, owed *owed) (reloaded bool, err error) {
 	r := d.resource
 	t, err := r.target(text)
 	if err != nil {
-		return err
+		return false, err
 	}
 	differs, err := t.compare()
 	if err != nil {
-		return err
+		return false, err
 	}
 	log := s.Log.WithFields(logrus.Fields{"resource": r.Name, "dest": r.Dest, "change": differs.String()})
 	switch {
 	case d.options.Noop && differs.any():
-		log.Warn("would be written; confd.toml says noop")
-		return nil
+		log.Warn("would be written, without noop")
+		return false, nil
 	case d.options.Noop:
-		return nil
+		return false, nil
 	case differs.any():
 		if err := s.write(ctx, d, t, owed); err != nil {
-			return err
+			return false, err
 		}
 		log.Info("file written")
 	}
 	if d.options.SyncOnly || r.reload == "" || !owed.has(r.Dest) {
-		return nil
+		return false, nil
 	}
 	if err := s.reload(ctx, r); err != nil {
-		return err
+		return false, err
 	}
 	owed.set(r.Dest, false)
-	return nil
+	return true, nil
 }
 
 // write stages the target, has it checked, and puts it into its place.
