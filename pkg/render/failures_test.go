@@ -73,6 +73,7 @@ func process(t haproxytest.T, addr, name string) (kill func()) {
 type site struct {
 	haproxytest.T
 	addr, socket string
+	settings     render.Settings
 	renderer     *render.Renderer
 	driver       *haproxy.Driver
 }
@@ -82,13 +83,11 @@ func newSite(t haproxytest.T, check render.ProxyCheck, set map[string]string) *s
 	t.Helper()
 	dir := haproxytest.Dir(t)
 	s := &site{T: t, addr: haproxytest.Address(t, "127.83.12.1"), socket: filepath.Join(dir, "r.sock")}
-	var err error
-	s.renderer, err = render.New("built-in", templates.HAProxy, render.Settings{
+	s.settings = render.Settings{
 		Node: "here", HTTPListen: s.addr, Stats: haproxytest.Address(t, "127.83.12.2"), RuntimeSocket: s.socket, ProxyCheck: check, Set: set,
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
+	s.template(templates.HAProxy)
+	var err error
 	s.driver, err = haproxy.NewDriver(haproxy.Config{
 		Bin: t.Bin, Path: filepath.Join(dir, "haproxy.cfg"), MasterSocket: filepath.Join(dir, "m.sock"), RuntimeSocket: s.socket,
 		Managed: true, StopGrace: 100 * time.Millisecond,
@@ -98,6 +97,15 @@ func newSite(t haproxytest.T, check render.ProxyCheck, set map[string]string) *s
 	}
 	s.run()
 	return s
+}
+
+// template is by what catalogs are rendered from now on.
+func (s *site) template(text string) {
+	s.Helper()
+	var err error
+	if s.renderer, err = render.New("built-in", text, s.settings); err != nil {
+		s.Fatal(err)
+	}
 }
 
 // run runs the driver until the test ends.

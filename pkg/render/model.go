@@ -68,6 +68,8 @@ type Service struct {
 
 	// Times in HAProxy's words, such as 90s or 250ms; empty for the proxy's own.
 	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
+	// TimeoutClient is how many milliseconds its clients may be silent, as long as its servers may; 0 if that is not longer than the proxy's own time.
+	TimeoutClient int
 
 	Options map[string]string // every label that is no field by itself, by its name without "sidekick.", as text
 	Tags    []string          // of the oldest instance

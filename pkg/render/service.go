@@ -28,6 +28,7 @@ func newService(s *service.Service, viewer Settings) *Service {
 		TimeoutConnect: haproxyTime(options["timeout.connect"]), TimeoutServer: haproxyTime(options["timeout.server"]),
 		TimeoutTunnel: haproxyTime(options["timeout.tunnel"]), TimeoutQueue: haproxyTime(options["timeout.queue"]),
 	}
+	m.TimeoutClient = clientTimeout(options["timeout.server"], m.Mode)
 	if s.Spec.Lead != nil {
 		m.Tags, m.Meta = s.Spec.Lead.Tags, s.Spec.Lead.Meta
 	}
@@ -195,4 +196,18 @@ func haproxyTime(text string) string {
 		return fmt.Sprintf("%ds", d/time.Second)
 	}
 	return fmt.Sprintf("%dms", d.Milliseconds())
+}
+
+// clientTimeout is what clients are given if servers may be silent for that long: HAProxy cuts a stream when
+// either side was silent for its own time, and neither side of a stream of gRPC need say anything.
+func clientTimeout(text string, mode service.Mode) int {
+	own := time.Minute // in the template's defaults for http
+	if mode == service.TCP {
+		own = time.Hour // in those for tcp
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= own {
+		return 0
+	}
+	return int(d.Milliseconds())
 }

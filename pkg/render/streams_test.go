@@ -1,10 +1,15 @@
 package render_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -12,12 +17,15 @@ import (
 	"google.golang.org/grpc/health"
 	health_v1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
+	reflection_v1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/internal/load"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/templates"
 )
 
 // TestWebSockets: WebSockets come through, also to servers that are spoken to in HTTP/2 otherwise; they live on
@@ -34,6 +42,7 @@ func TestWebSockets(t *testing.T) {
 		"HTTP/2 in TLS": {`"tls":"server","h2":"true",`, speaking{tls: inTLS, h1: true, h2: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits for frames most of the time
 			haproxytest.Each(t, func(t haproxytest.T) {
 				var ledger load.Ledger
 				one, two := c.server.start(t, load.Handler("one", &ledger)), c.server.start(t, load.Handler("two", &ledger))
@@ -84,12 +93,17 @@ func grpcServer(name string) (*grpc.Server, *health.Server) {
 
 func dialGRPC(t haproxytest.T, addr string) health_v1.HealthClient {
 	t.Helper()
+	return health_v1.NewHealthClient(connectGRPC(t, addr))
+}
+
+func connectGRPC(t haproxytest.T, addr string) *grpc.ClientConn {
+	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("grpc.test"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() }) // no call is left
-	return health_v1.NewHealthClient(conn)
+	return conn
 }
 
 // whose is the name that a header or trailer tells.
@@ -162,4 +176,82 @@ func callGRPC(t haproxytest.T, client health_v1.HealthClient) [2]string {
 		t.Fatalf("a call that fails: %v, trailer %v, want NotFound, which a trailer says", err, of)
 	}
 	return [2]string{whose(trailer, "trailer-of"), whose(of, "trailer-of")}
+}
+
+// TestSilentStreams: a stream on which neither side says anything for long lives for as long as timeout.server
+// allows, also beyond the proxy's own time for clients, at the shared port and at the service's own.
+func TestSilentStreams(t *testing.T) {
+	impatient := strings.Replace(templates.HAProxy, "timeout client 60s", "timeout client 500ms", 1)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		server, _ := grpcServer("server")
+		reflection.Register(server)
+		addr := speaking{h2: true}.start(t, server)
+		s := newSite(t, render.ProxyCheckOff, nil)
+		own := haproxytest.Address(t, "127.83.12.1")
+		_, port, _ := net.SplitHostPort(own)
+		s.template(impatient)
+		s.serve(`"hosts":["grpc.test"],"listen":`+port+`,"options":{"h2":"true","timeout.server":"1h"}`, addr)
+		for _, addr := range []string{s.addr, own} {
+			if !s.outlives(addr, 1500*time.Millisecond) {
+				t.Errorf("a silent stream at %s was cut (%s is the service's own port)", addr, port)
+			}
+		}
+	})
+}
+
+// outlives tells whether a stream of both sides can still be used after a silence of both.
+func (s *site) outlives(addr string, silence time.Duration) bool {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), haproxytest.Patience)
+	defer cancel()
+	stream, err := reflection_v1.NewServerReflectionClient(connectGRPC(s.T, addr)).ServerReflectionInfo(ctx)
+	if err != nil {
+		s.Fatal(err)
+	}
+	ask := func() error {
+		if err := stream.Send(&reflection_v1.ServerReflectionRequest{MessageRequest: &reflection_v1.ServerReflectionRequest_ListServices{}}); err != nil {
+			return err
+		}
+		_, err := stream.Recv()
+		return err
+	}
+	if err := ask(); err != nil {
+		s.Fatal(err)
+	}
+	select { // what is tested is that nothing happens
+	case <-time.After(silence):
+	case <-ctx.Done():
+	}
+	return ask() == nil
+}
+
+// TestTimeouts: a server that does not answer in time is 504 to the client, and a WebSocket on which nothing is said
+// ends after timeout.tunnel, whatever timeout.server says.
+func TestTimeouts(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newSite(t, render.ProxyCheckOff, nil)
+		silent := newGated("silent")
+		s.serve(options(`"timeout.server":"300ms"`), speaking{}.start(t, silent))
+		began := time.Now()
+		if _, status := s.answered(visit{target: "/held"}); status != http.StatusGatewayTimeout || time.Since(began) < 250*time.Millisecond {
+			t.Errorf("no answer: %d after %s, want 504 after 300 ms", status, time.Since(began))
+		}
+		var ledger load.Ledger
+		s.serve(options(`"timeout.server":"50ms","timeout.tunnel":"500ms"`), speaking{}.start(t, load.Handler("ws", &ledger)))
+		conn, err := net.DialTimeout("tcp", s.addr, haproxytest.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close() // it has ended
+		fmt.Fprint(conn, "GET /websocket HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+		r := bufio.NewReader(conn)
+		if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("handshake: %v, %v", resp, err)
+		}
+		began = time.Now()
+		if b, err := r.ReadByte(); err == nil || time.Since(began) < 400*time.Millisecond {
+			t.Errorf("a silent WebSocket: %q, %v after %s, want its end after 500 ms", b, err, time.Since(began))
+		}
+	})
 }

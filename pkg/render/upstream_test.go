@@ -17,69 +17,90 @@ import (
 
 // upstream is a way of speaking to servers.
 type upstream struct {
-	name   string
-	rest   string // of the service's value
-	server speaking
-	want   seen
-	check  string // what HAProxy's check shows
+	name    string
+	options string // labels of the service
+	set     map[string]string
+	server  speaking
+	want    seen
+	check   string // what HAProxy's check shows
+}
+
+// visitorAddr is from where the tests' client connects.
+const visitorAddr = "127.83.13.1"
+
+func upstreams(t *testing.T) []upstream {
+	t.Helper()
+	a := newAuthority(t)
+	set := map[string]string{"server-ca": a.file(), "server-cert": a.file(a.issue("proxy"))}
+	plain := &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("other.test")}}
+	mutual := &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}, ClientCAs: a.pool(), ClientAuth: tls.RequireAndVerifyClientCert}
+	shown := seen{Proto: "HTTP/2.0", SNI: "shop.test", Shown: "proxy"}
+	all := shown
+	all.Proxied = visitorAddr
+	return []upstream{
+		{"TLS", `"tls":"server"`, nil, speaking{tls: plain}, seen{Proto: "HTTP/1.1", SNI: "shop.test"}, "L6OK"},
+		{"mutual TLS", `"tls":"server"`, set, speaking{tls: mutual}, seen{Proto: "HTTP/1.1", SNI: "shop.test", Shown: "proxy"}, "L6OK"},
+		{"HTTP 2", `"h2":"true"`, nil, speaking{h2: true}, seen{Proto: "HTTP/2.0"}, "L4OK"},
+		{"HTTP 2 in TLS", `"tls":"server","h2":"true"`, set, speaking{tls: mutual, h2: true}, shown, "L6OK"},
+		{"PROXY v1", `"proxy-protocol":"v1"`, nil, speaking{proxy: "v1"}, seen{Proto: "HTTP/1.1", Proxied: visitorAddr}, "L4OK"},
+		{"PROXY v2", `"proxy-protocol":"v2"`, nil, speaking{proxy: "v2"}, seen{Proto: "HTTP/1.1", Proxied: visitorAddr}, "L4OK"},
+		{"all", `"proxy-protocol":"v2","tls":"server","h2":"true"`, set, speaking{tls: mutual, h2: true, proxy: "v2"}, all, "L6OK"},
+	}
 }
 
 // TestUpstreams: a server is spoken to as its labels ask, by requests and by checks, whether it came with
-// a reload or by the runtime API, to a service that had none before too (P11).
+// a reload or by the runtime API, to a service that had none before too (P11). In mode tcp what is within
+// is up to the client.
 func TestUpstreams(t *testing.T) {
-	a := newAuthority(t)
-	trusted := map[string]string{"server-ca": a.file(), "server-cert": a.file(a.issue("proxy"))}
-	plain := &tls.Config{Certificates: []tls.Certificate{newAuthority(t).issue("other.test")}}
-	mutual := &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}, ClientCAs: a.pool(), ClientAuth: tls.RequireAndVerifyClientCert}
-	const client = "127.83.13.1"
-	cases := []struct {
-		upstream
-		set map[string]string
-	}{
-		{upstream{"TLS", `"tls":"server"`, speaking{tls: plain}, seen{Proto: "HTTP/1.1", SNI: "shop.test"}, "L6OK"}, nil},
-		{upstream{"mutual TLS", `"tls":"server"`, speaking{tls: mutual}, seen{Proto: "HTTP/1.1", SNI: "shop.test", Shown: "proxy"}, "L6OK"}, trusted},
-		{upstream{"HTTP/2", `"h2":"true"`, speaking{h2: true}, seen{Proto: "HTTP/2.0"}, "L4OK"}, nil},
-		{upstream{"HTTP/2 in TLS", `"tls":"server","h2":"true"`, speaking{tls: mutual, h2: true}, seen{Proto: "HTTP/2.0", SNI: "shop.test", Shown: "proxy"}, "L6OK"}, trusted},
-		{upstream{"PROXY v1", `"proxy-protocol":"v1"`, speaking{proxy: "v1"}, seen{Proto: "HTTP/1.1", Proxied: client}, "L4OK"}, nil},
-		{upstream{"PROXY v2", `"proxy-protocol":"v2"`, speaking{proxy: "v2"}, seen{Proto: "HTTP/1.1", Proxied: client}, "L4OK"}, nil},
-		{upstream{"all", `"proxy-protocol":"v2","tls":"server","h2":"true"`, speaking{tls: mutual, h2: true, proxy: "v2"}, seen{Proto: "HTTP/2.0", SNI: "shop.test", Shown: "proxy", Proxied: client}, "L6OK"}, trusted},
-	}
+	cases := upstreams(t)
 	haproxytest.Each(t, func(t haproxytest.T) {
 		for _, c := range cases {
-			t.Run(c.name, func(sub *testing.T) {
-				sub.Parallel() // it waits for checks most of the time
-				t := haproxytest.T{T: sub, Bin: t.Bin}
-				s := newSite(t, render.ProxyCheckOn, c.set)
-				rest := `"hosts":["shop.test"],"options":{` + c.rest + `}`
-				first, second := c.server.start(t, saw("first")), c.server.start(t, saw("second"))
-				s.serve(rest+`,"scope":"node"`, "127.83.12.9:9") // nobody that could be reached
-				s.byRuntime(rest, first)
-				s.byRuntime(rest, first, second)
-				rest = strings.Replace(rest, "{", `{"timeout.server":"20s",`, 1)
-				s.serve(rest, first)
-				s.byRuntime(rest, first, second)
-				c.want.Forwarded = client
-				for _, name := range []string{"first", "second"} {
-					c.want.Name = name
-					haproxytest.Until(t, name+" to answer", func() bool {
-						got, err := s.ask("shop.test:80", client)
-						if err != nil {
-							t.Fatal(err)
-						}
-						if got.Name == name {
-							if diff := cmp.Diff(c.want, got); diff != "" {
-								t.Errorf("-want +got:\n%s", diff)
-							}
-						}
-						return got.Name == name
-					})
+			for _, mode := range []string{"http", "tcp"} {
+				if mode == "tcp" && c.server.h2 {
+					continue
 				}
-				for _, addr := range []string{first, second} {
-					haproxytest.Until(t, addr+" to be checked", func() bool { return s.stats(addr)["check_status"] == c.check })
-				}
-			})
+				t.Run(c.name+" "+mode, func(sub *testing.T) {
+					sub.Parallel() // it waits for checks most of the time
+					c.test(haproxytest.T{T: sub, Bin: t.Bin}, mode)
+				})
+			}
 		}
 	})
+}
+
+func (u upstream) test(t haproxytest.T, mode string) {
+	t.Helper()
+	s := newSite(t, render.ProxyCheckOn, u.set)
+	rest := `"hosts":["shop.test"],"options":{` + u.options + `}`
+	u.want.Forwarded = visitorAddr
+	if mode == "tcp" {
+		s.addr, u.want.Forwarded = haproxytest.Address(t, "127.83.12.1"), ""
+		_, port, _ := net.SplitHostPort(s.addr)
+		rest += `,"mode":"tcp","listen":` + port
+	}
+	first, second := u.server.start(t, saw("first")), u.server.start(t, saw("second"))
+	s.serve(rest+`,"scope":"node"`, "127.83.12.9:9") // nobody that could be reached
+	s.byRuntime(rest, first)
+	s.byRuntime(rest, first, second)
+	rest = strings.Replace(rest, "{", `{"timeout.server":"20s",`, 1)
+	s.serve(rest, first)
+	s.byRuntime(rest, first, second)
+	for _, name := range []string{"first", "second"} {
+		u.want.Name = name
+		haproxytest.Until(t, name+" to answer", func() bool {
+			got, err := s.ask("shop.test:80", visitorAddr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(u.want, got); got.Name == name && diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			return got.Name == name
+		})
+	}
+	for _, addr := range []string{first, second} {
+		haproxytest.Until(t, addr+" to be checked", func() bool { return s.stats(addr)["check_status"] == u.check })
+	}
 }
 
 // TestServersMustProveWhoTheyAre: with server-ca, a server whose certificate another authority has issued,
@@ -107,7 +128,7 @@ func TestServersMustProveWhoTheyAre(t *testing.T) {
 				s.byRuntime(rest, static, dynamic, honest)
 				answers := func() (honest int) {
 					for range 12 {
-						got, err := s.ask("shop.test", "127.83.13.1")
+						got, err := s.ask("shop.test", visitorAddr)
 						if err == nil && got.Name != "honest" {
 							t.Errorf("got %+v, want no answer but of the honest one", got)
 						}
@@ -129,7 +150,7 @@ func TestServersMustProveWhoTheyAre(t *testing.T) {
 					}
 				}
 				s.byRuntime(rest, static, dynamic)
-				if got, err := s.ask("shop.test", "127.83.13.1"); err == nil {
+				if got, err := s.ask("shop.test", visitorAddr); err == nil {
 					t.Errorf("with no other server: got %+v, want an error", got)
 				}
 			})
@@ -145,7 +166,7 @@ func TestServersAreAskedForAName(t *testing.T) {
 		s := newSite(t, render.ProxyCheckOff, nil)
 		s.serve(`"options":{"default":"true","tls":"server"}`, server)
 		for _, host := range []string{"192.0.2.1", "192.0.2.1:80", "[2001:db8::1]:80"} {
-			if got, err := s.ask(host, "127.83.13.1"); err != nil || got.SNI != "" {
+			if got, err := s.ask(host, visitorAddr); err != nil || got.SNI != "" {
 				t.Errorf("host %s: the server was asked for %q, %v, want nothing", host, got.SNI, err)
 			}
 		}
@@ -154,7 +175,7 @@ func TestServersAreAskedForAName(t *testing.T) {
 			"a.test": "a.test", "B.test:8080": "b.test", "c.test.": "c.test", "else.example": "else.example",
 			"192.0.2.1": "shop.test", "192.0.2.1:80": "shop.test", "[2001:db8::1]:80": "shop.test",
 		} {
-			if got, err := s.ask(host, "127.83.13.1"); err != nil || got.SNI != want {
+			if got, err := s.ask(host, visitorAddr); err != nil || got.SNI != want {
 				t.Errorf("host %s: the server was asked for %q, %v, want %q", host, got.SNI, err, want)
 			}
 		}
@@ -162,7 +183,7 @@ func TestServersAreAskedForAName(t *testing.T) {
 		_, port, _ := net.SplitHostPort(front)
 		s.serve(`"mode":"tcp","listen":`+port+`,"hosts":["*.test","tcp.test"],"options":{"tls":"server"}`, server)
 		s.addr = front
-		if got, err := s.ask("other.test", "127.83.13.1"); err != nil || got.SNI != "tcp.test" {
+		if got, err := s.ask("other.test", visitorAddr); err != nil || got.SNI != "tcp.test" {
 			t.Errorf("mode tcp: the server was asked for %q, %v, want tcp.test", got.SNI, err)
 		}
 	})
