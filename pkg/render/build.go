@@ -120,10 +120,9 @@ func (b *builder) decide() {
 	ordered := slices.Clone(b.records)
 	slices.SortFunc(ordered, func(x, y *record) int { return x.claims.compare(y.claims) })
 	j := newJudge(b.settings, b.taken)
-	decided := j.decide(ordered)
-	for _, r := range b.records {
-		if d := decided[r.claims.name]; r.model == nil || !d.equal(r.decision) {
-			r.decision, r.model = *d, nil
+	for at, d := range j.decide(ordered) {
+		if r := ordered[at]; r.model == nil || !d.equal(r.decision) {
+			r.decision, r.model = d, nil
 		}
 	}
 	b.disputed, b.targets = j.disputed, j.targets

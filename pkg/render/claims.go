@@ -132,15 +132,14 @@ func newJudge(s Settings, taken map[uint16]string) *judge {
 }
 
 // decide settles all claims, those of the first records before others'.
-func (j *judge) decide(records []*record) map[string]*decision {
-	decided := make(map[string]*decision, len(records))
-	for _, r := range records {
-		d := j.grant(r.claims)
-		decided[r.claims.name] = &d
+func (j *judge) decide(records []*record) []decision {
+	decided := make([]decision, len(records))
+	for at, r := range records {
+		decided[at] = j.grant(r.claims)
 	}
 	j.splits(records, decided)
-	for _, r := range records {
-		if d := decided[r.claims.name]; d.why == "" && !d.reachable() {
+	for at, r := range records {
+		if d := &decided[at]; d.why == "" && !d.reachable() {
 			d.why = unreachable(r.claims.mode)
 		}
 	}

@@ -158,35 +158,3 @@ func TestUnchangedServicesKeepTheirModel(t *testing.T) {
 		t.Errorf("a lost its route, of which its model says %+v", third.Services[1])
 	}
 }
-
-func BenchmarkRender(b *testing.B) {
-	const services, instances = 1000, 10
-	value := func(s, port int) []byte {
-		return fmt.Appendf(nil, `{"service":"s%d","address":"10.0.0.1","port":%d,"hosts":["s%d.test"],"started":"2026-11-22T10:00:00Z"}`, s, port, s)
-	}
-	builder := service.NewBuilder("/p")
-	for s := range services {
-		for i := range instances {
-			builder.Put(fmt.Sprintf("/p/v1/instances/n%d/%d", i, s), value(s, 80))
-		}
-	}
-	b.Run("full", func(b *testing.B) {
-		c := builder.Catalog(1)
-		for b.Loop() {
-			if _, _, err := builtin(b, testSettings()).Render(Input{Catalog: c}); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("one change", func(b *testing.B) {
-		r, port := builtin(b, testSettings()), 80
-		b.ReportAllocs()
-		for b.Loop() {
-			port ^= 1
-			builder.Put("/p/v1/instances/n3/500", value(500, port))
-			if _, _, err := r.Render(Input{Catalog: builder.Catalog(1)}); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}

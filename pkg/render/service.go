@@ -49,6 +49,7 @@ func newService(s *service.Service, viewer Settings) *Service {
 func (m *Service) place(s *service.Service, viewer Settings) (tiers []tier) {
 	seen := namesakes{names: map[string]*service.Instance{}, ids: map[uint32]*service.Instance{}}
 	m.Instances = make([]Instance, 0, len(s.Instances))
+	m.Servers = slices.Grow(m.Servers, len(s.Instances))
 	for _, i := range s.Instances {
 		server, said := newServer(i), newSaid(s.Ruling(i), i)
 		server.Weight = said.weight

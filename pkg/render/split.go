@@ -64,49 +64,61 @@ func cut(shares []share) []int {
 
 // splits divides the requests of services over others. What comes by a split is not divided once more, so
 // that no two services can send requests in a circle.
-func (j *judge) splits(records []*record, decided map[string]*decision) {
-	claimed := make(map[string]claims, len(records))
-	for _, r := range records {
-		claimed[r.claims.name] = r.claims
+func (j *judge) splits(records []*record, decided []decision) {
+	splits := func(r *record) bool { return r.claims.split != "" }
+	if !slices.ContainsFunc(records, splits) {
+		return
 	}
-	for _, r := range records {
-		if d := decided[r.claims.name]; r.claims.split != "" && d.routed() {
-			j.split(r.claims, d, claimed, decided)
+	places := make(map[string]int, len(records))
+	for at, r := range records {
+		places[r.claims.name] = at
+	}
+	for at, r := range records {
+		if splits(r) && decided[at].routed() {
+			j.split(at, records, decided, places)
 		}
 	}
 }
 
 // split divides the requests of one service.
-func (j *judge) split(c claims, d *decision, claimed map[string]claims, decided map[string]*decision) {
+func (j *judge) split(from int, records []*record, decided []decision, places map[string]int) {
+	c, d := records[from].claims, &decided[from]
 	shares, first := sharesOf(c.name, c.split), 0
-	for at, part := range cut(shares) {
-		to, begin := shares[at].service, first
+	for i, part := range cut(shares) {
+		to, begin := shares[i].service, first
 		first += part
 		if to == c.name {
 			continue
 		}
 		j.targets[to] = true
-		other, known := claimed[to]
-		why, possible := refuseShare(c, to, other, known)
-		if why != "" && part > 0 {
-			d.say(fmt.Sprintf("the share of %s in sidekick.split stays here: %s", to, why))
+		at, known := places[to]
+		if !known {
+			d.keep(part, to, fmt.Sprintf("there is no service %s: start it, or take it out", to))
+			continue
 		}
+		why, possible := refuseShare(c, records[at].claims)
+		d.keep(part, to, why)
 		if !possible {
 			continue
 		}
-		decided[to].split = true
+		decided[at].split = true
 		for n := range part {
 			d.slices = append(d.slices, Slice{Number: begin + n, Service: to, Backend: backendName(to)})
 		}
 	}
 }
 
+// keep says why the share of another service stays.
+func (d *decision) keep(part int, to, why string) {
+	if part > 0 && why != "" {
+		d.say(fmt.Sprintf("the share of %s in sidekick.split stays here: %s", to, why))
+	}
+}
+
 // refuseShare says why a service gets no requests of another one's split, or "", and whether it may get some
 // once its servers are ready: HAProxy itself looks whether there is one.
-func refuseShare(from claims, name string, to claims, known bool) (why string, possible bool) {
+func refuseShare(from, to claims) (why string, possible bool) {
 	switch {
-	case !known:
-		return fmt.Sprintf("there is no service %s: start it, or take it out", name), false
 	case to.mode != from.mode:
 		return fmt.Sprintf("its mode is %s, and this one's %s: give both one mode", to.mode, from.mode), false
 	case !to.usable:
