@@ -171,9 +171,9 @@ const (
 
 // marked is the built-in template with marks in its own text: before the ends of lines, and in place of
 // blanks, hashes and double quotes.
-func marked(tb testing.TB, s Settings) *Renderer {
+func marked(tb testing.TB) *Renderer {
 	tb.Helper()
-	r := builtin(tb, s)
+	r := builtin(tb, hostSettings())
 	mark := strings.NewReplacer("\n", ownLine+"\n", " ", ownBlank, "#", ownHash, `"`, ownQuote)
 	for _, t := range r.main.Templates() {
 		afterServices := false
@@ -255,6 +255,12 @@ func outsideQuotes(line string) string {
 	return ""
 }
 
+// hostSettings and hostInput are what the labels' features need of the host that looks at them: a feature
+// that needs more has it here.
+func hostSettings() Settings { return testSettings() }
+
+func hostInput(c *service.Catalog) Input { return Input{Catalog: c} }
+
 // checkForeign wants nothing in the files of a catalog but what the template began, and returns them.
 func checkForeign(t rapid.TB, r *Renderer, in Input) Files {
 	t.Helper()
@@ -278,7 +284,7 @@ func TestHostileCatalogs(t *testing.T) {
 	needHAProxy(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		items := anyCatalog(rt)
-		files := checkForeign(rt, marked(t, testSettings()), Input{Catalog: catalogOf(items, slices.Sorted(maps.Keys(items)))})
+		files := checkForeign(rt, marked(t), hostInput(catalogOf(items, slices.Sorted(maps.Keys(items)))))
 		if rapid.IntRange(0, 9).Draw(rt, "check") == 0 {
 			checkHAProxy(t, files)
 		}
@@ -287,10 +293,10 @@ func TestHostileCatalogs(t *testing.T) {
 
 // FuzzRender is the same without HAProxy, led by what the inputs reach.
 func FuzzRender(f *testing.F) {
-	r := marked(f, testSettings())
+	r := marked(f)
 	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
 		items := anyCatalog(t)
-		checkForeign(t, r, Input{Catalog: catalogOf(items, slices.Sorted(maps.Keys(items)))})
+		checkForeign(t, r, hostInput(catalogOf(items, slices.Sorted(maps.Keys(items)))))
 	}))
 }
 
@@ -314,8 +320,8 @@ func TestEveryLabel(t *testing.T) {
 	for _, r := range c.Rejected {
 		t.Errorf("%s: %s", r.Name, r.Reason)
 	}
-	files := checkForeign(t, marked(t, testSettings()), Input{Catalog: c})
-	if diff := cmp.Diff(printed(mustFiles(t, Input{Catalog: c})), printed(files)); diff != "" {
+	files := checkForeign(t, marked(t), hostInput(c))
+	if diff := cmp.Diff(printed(mustFiles(t, hostInput(c))), printed(files)); diff != "" {
 		t.Errorf("the marks change more than marks (-without +with):\n%s", diff)
 	}
 	checkHAProxy(t, files)
@@ -323,7 +329,7 @@ func TestEveryLabel(t *testing.T) {
 
 func mustFiles(t *testing.T, in Input) Files {
 	t.Helper()
-	files, _, err := builtin(t, testSettings()).Render(in)
+	files, _, err := builtin(t, hostSettings()).Render(in)
 	if err != nil {
 		t.Fatal(err)
 	}
