@@ -43,22 +43,26 @@ func (a *agent) sessions(ctx context.Context, of []*service.Instance) (int, erro
 // passage remembers which snapshot each set of files on its way to the proxy was made of, the oldest
 // first. It is safe for concurrent use.
 type passage struct {
-	mu     sync.Mutex
-	on     []passenger
-	number uint64 // of the last that arrived
+	mu   sync.Mutex
+	on   []passenger
+	last passenger // that arrived
 }
 
 type passenger struct {
 	files  *render.File // the first, which is a set's own
 	number uint64
+
+	services []*service.Service // that the files serve
+	renderer *render.Renderer   // that made them
 }
 
-// rendered notes that files were made of a snapshot.
-func (p *passage) rendered(files render.Files, number uint64) {
+// rendered notes that files were made of this.
+func (p *passage) rendered(files render.Files, of passenger) {
 	const most = 64 // more than can be on the way; the rest was overtaken by newer ones
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.on = append(p.on[max(0, len(p.on)-most):], passenger{&files[0], number})
+	of.files = &files[0]
+	p.on = append(p.on[max(0, len(p.on)-most):], of)
 }
 
 // inForce returns the snapshot that the proxy runs, given the files that are in force now.
@@ -67,9 +71,16 @@ func (p *passage) inForce(files render.Files) (number uint64) {
 	defer p.mu.Unlock()
 	for at, one := range p.on {
 		if one.files == &files[0] {
-			p.on, p.number = p.on[at:], one.number
+			p.on, p.last = p.on[at:], one
 			break
 		}
 	}
-	return p.number
+	return p.last.number
+}
+
+// accepted returns the services that the proxy was last seen to run, and what made their text; nil for none.
+func (p *passage) accepted() ([]*service.Service, *render.Renderer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last.services, p.last.renderer
 }

@@ -154,6 +154,7 @@ func (a *agent) newDriver() (*haproxy.Driver, error) {
 // a port that another program took meanwhile, so the text is made again.
 func (a *agent) reportHAProxy(err error) {
 	a.state.Report(admin.StageHAProxy)(err)
+	a.noteRefusal(err)
 	if err == nil {
 		a.state.SetInForce()
 		return

@@ -112,7 +112,7 @@ func TestPassage(t *testing.T) {
 	var sent []render.Files
 	for n := range 100 {
 		sent = append(sent, set())
-		p.rendered(sent[n], uint64(n+1))
+		p.rendered(sent[n], passenger{number: uint64(n + 1)})
 	}
 	for _, step := range []struct {
 		files render.Files

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
+	"github.com/sidekick-proxy/sidekick/pkg/quarantine"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -75,7 +76,8 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	files, _, err := renderer.Render(render.Input{Catalog: catalog})
+	in := render.Input{Catalog: catalog}
+	files, _, err := renderer.Render(in)
 	if err != nil {
 		return refusedError{err}
 	}
@@ -88,7 +90,7 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 		return err
 	}
 	if err := s.checkFiles(cmd.Context(), files); err != nil {
-		return err
+		return s.toBlame(cmd.Context(), renderer, in, err)
 	}
 	for _, warning := range haproxy.Warnings(files) {
 		fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
@@ -107,6 +109,24 @@ func (s *settings) checkFiles(ctx context.Context, files render.Files) error {
 		return fmt.Errorf("%w; is HAProxy installed, and --haproxy-bin its program?", err)
 	}
 	return nil
+}
+
+// toBlame adds to HAProxy's refusal which services it is about.
+func (s *settings) toBlame(ctx context.Context, renderer *render.Renderer, in render.Input, refusal error) error {
+	if refused, ok := errors.AsType[*haproxy.Refused](refusal); !ok || !refused.OfText() {
+		return refusal
+	}
+	exam := quarantine.Exam{Renderer: renderer, Input: in, Cold: true, Judge: func(ctx context.Context, files render.Files) error {
+		return haproxy.Check(ctx, s.haproxyBin, s.haproxyRuntimeSocket, files)
+	}}
+	verdict, err := exam.Run(ctx)
+	if err != nil || len(verdict.Findings) == 0 {
+		return refusal // it is no service's fault alone
+	}
+	for _, f := range verdict.Findings {
+		err = errors.Join(err, fmt.Errorf("an agent would leave service %s out: %s", f.Service.Name, f.Words))
+	}
+	return refusedError{errors.Join(refusal, err)}
 }
 
 // writeFiles prints the configuration, and each file beside it below a line with its name.

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -81,12 +82,13 @@ type agent struct {
 	dir     *statedir.Dir
 	client  *clientv3.Client
 	self    service.Node
-	address netip.Addr      // under which other hosts reach this one
-	driver  *haproxy.Driver // nil with --haproxy off
-	again   chan struct{}   // asks for another look at the ports, and another text
-	passage passage         // of snapshots to the proxy
-	answer  *ask.Answerer   // of what other hosts ask
-	undrain chan string     // instances of which it is to be forgotten that they were told to stop
+	address netip.Addr                      // under which other hosts reach this one
+	driver  *haproxy.Driver                 // nil with --haproxy off
+	again   chan struct{}                   // asks for another look at the ports, and another text
+	refusal atomic.Pointer[haproxy.Refused] // of the proxy, that the render stage has not explained yet
+	passage passage                         // of snapshots to the proxy
+	answer  *ask.Answerer                   // of what other hosts ask
+	undrain chan string                     // instances of which it is to be forgotten that they were told to stop
 }
 
 // runAgent runs until stop is cancelled: then registrations are left as --exit-ttl says, and the
@@ -286,7 +288,10 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 		KeepStale: a.keepStale, TTL: a.ttl, Node: a.node, Boot: a.self.Boot,
 		Seen: func(s catalog.Seen) { a.answer.See(s.Catalog, s.Number) },
 	}
-	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again, passage: &a.passage}
+	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again, refusal: &a.refusal, passage: &a.passage, memory: a.dir.Path("quarantine.json")}
+	if a.driver != nil {
+		stage.judge = a.driver.Judge
+	}
 	group.Go(func() error { return watcher.Run(life, watched) })
 	group.Go(func() error { return view.Run(life, watched, snapshots) })
 	group.Go(func() error { return stage.run(life, group, snapshots, rendered) })

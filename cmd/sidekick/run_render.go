@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -14,6 +15,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/internal/filepoll"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 	"github.com/sidekick-proxy/sidekick/templates"
@@ -32,13 +34,18 @@ type renderStage struct {
 	state   *admin.State
 	ports   *ports
 	passage *passage
-	again   <-chan struct{} // the proxy has refused a text, or was lost: other ports may be free now
+	again   <-chan struct{}                                 // the proxy has refused a text, or was lost: other ports may be free now
+	refusal *atomic.Pointer[haproxy.Refused]                // of the proxy, that is not explained yet
+	memory  string                                          // file of who cannot be served as it asks
+	judge   func(ctx context.Context, f render.Files) error // the proxy's own check, nil without a proxy
 }
 
 // rendering is the state of a renderStage that runs.
 type rendering struct {
 	snapshot *catalog.Snapshot
 	renderer *render.Renderer
+	input    render.Input // of the last text
+	exam     examining
 	good     *render.Renderer    // the last one that made a text
 	refused  error               // why the template on disk is not the one in use
 	told     string              // what was logged of that last, "" since it is in use
@@ -55,8 +62,14 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 	group.Go(func() error { return r.followTemplate(ctx, contents) })
 	probe := time.NewTicker(portProbe)
 	defer probe.Stop()
+	wake := time.NewTimer(portProbe)
+	defer wake.Stop()
 	var now rendering
+	if err := now.exam.ward.Load(r.memory, time.Now()); err != nil {
+		r.log.WithError(err).Warn("services that HAProxy refuses are looked for anew")
+	}
 	for {
+		r.examine(ctx, group, &now, wake)
 		onlyPorts := false // nothing but the ports may have changed
 		select {
 		case now.snapshot = <-in:
@@ -67,6 +80,12 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case content := <-contents:
 			r.parse(content, &now)
 			r.ports.forget()
+		case e := <-now.exam.result:
+			if !r.conclude(&now, e) {
+				continue
+			}
+		case <-wake.C:
+			continue
 		case <-r.again:
 			onlyPorts = true
 		case <-probe.C:
@@ -89,26 +108,27 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	if onlyPorts && !r.ports.asked(now.snapshot.Catalog) {
 		return nil
 	}
-	files, model, err := r.render(ctx, now.renderer, now.snapshot.Catalog)
+	files, model, err := r.render(ctx, now)
 	if err != nil && now.good != nil && now.good != now.renderer {
 		r.complain(now, err)
 		now.refused, now.renderer = err, now.good
-		files, model, err = r.render(ctx, now.renderer, now.snapshot.Catalog)
+		files, model, err = r.render(ctx, now)
 	}
-	r.state.Report(admin.StageRender)(errors.Join(now.refused, err))
+	r.state.Report(admin.StageRender)(errors.Join(now.refused, err, now.exam.ward.Err()))
 	if err != nil {
 		r.complain(now, err)
 		return nil
 	}
 	now.good = now.renderer
 	r.tellMended(now)
+	r.tellHeld(now)
 	r.state.SetModel(model)
 	r.tellChecks(now, model)
 	if onlyPorts && files.Hash() == now.sent.Hash() {
 		return nil
 	}
 	now.sent = files
-	r.passage.rendered(files, now.snapshot.Number)
+	r.passage.rendered(files, passenger{number: now.snapshot.Number, services: now.input.Served(), renderer: now.renderer})
 	return send(ctx, out, files)
 }
 
@@ -210,10 +230,15 @@ func (r *renderStage) tellChecks(now *rendering, m *render.Model) {
 	r.log.WithFields(logrus.Fields{"checks": checks, "servers": servers}).Info("--proxy-check auto has decided on HAProxy's own checks")
 }
 
-// render makes the text with the ports that can be had.
-func (r *renderStage) render(ctx context.Context, renderer *render.Renderer, c *service.Catalog) (render.Files, *render.Model, error) {
+// render makes the text with the ports that can be had, and the services that can be served.
+func (r *renderStage) render(ctx context.Context, now *rendering) (render.Files, *render.Model, error) {
+	c := now.snapshot.Catalog
 	for {
-		files, model, err := renderer.Render(render.Input{Catalog: c, Taken: r.ports.taken(ctx, c)})
+		now.input = render.Input{Catalog: c, Taken: r.ports.taken(ctx, c), Held: now.exam.ward.Held(c)}
+		files, model, err := now.renderer.Render(now.input)
+		if faults, ok := errors.AsType[render.ServiceErrors](err); ok && r.blame(now, faults) {
+			continue
+		}
 		if err != nil || !r.ports.conflict(files, model) {
 			return files, model, err
 		}
@@ -245,4 +270,5 @@ func (r *renderStage) parse(content filepoll.Content, now *rendering) {
 		return
 	}
 	now.renderer = renderer
+	now.exam.ward.Under(content.Text)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -112,9 +113,9 @@ func has(catalog *service.Catalog, r service.Rejection) bool {
 
 // counts returns the number of instances by state, and of rejections by kind.
 func (s *State) counts() (states, rejected map[string]int) {
-	catalog, _, local := s.view()
+	catalog, model, local := s.view()
 	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0, stateWaiting: 0, stateSuspect: 0}
-	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0}
+	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0, rejectedText: refusedIn(model)}
 	all := local
 	if catalog != nil {
 		all = slices.Concat(local, catalog.Rejected)
@@ -136,6 +137,23 @@ func (s *State) counts() (states, rejected map[string]int) {
 		}
 	}
 	return states, rejected
+}
+
+// rejectedText is the kind of services whose texts HAProxy, or the template, does not take.
+const rejectedText = "text"
+
+// refusedIn counts the services of a model that are not served as they ask, for their texts are refused.
+func refusedIn(m *render.Model) int {
+	if m == nil {
+		return 0
+	}
+	names := map[string]bool{}
+	for _, s := range slices.Concat(m.Services, m.LeftOut) {
+		if s.Refused != "" {
+			names[s.Name] = true
+		}
+	}
+	return len(names)
 }
 
 // countInstances adds a catalog's instances to the numbers by state.

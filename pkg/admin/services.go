@@ -63,6 +63,9 @@ func Services(catalog *service.Catalog, model *render.Model, local []service.Rej
 		for _, s := range model.Services {
 			list = append(list, modelled(s, isDown, now))
 		}
+		for _, s := range model.LeftOut {
+			list = addLeftOut(list, modelled(s, isDown, now))
+		}
 	}
 	if catalog != nil {
 		local = slices.Concat(local, catalog.Rejected)
@@ -107,6 +110,18 @@ func modelled(s *render.Service, down map[string]bool, now time.Time) Service {
 		listed.Instances = append(listed.Instances, shown)
 	}
 	return listed
+}
+
+// addLeftOut lists what is held back of a service, with what of it is served.
+func addLeftOut(list []Service, out Service) []Service {
+	at := slices.IndexFunc(list, func(s Service) bool { return s.Name == out.Name })
+	if at < 0 {
+		return append(list, out)
+	}
+	s := &list[at]
+	s.Instances = append(s.Instances, out.Instances...)
+	slices.SortFunc(s.Instances, func(a, b Instance) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.ID, b.ID)) })
+	return list
 }
 
 // state is that it is in doubt, what people said of an instance that is ready, or else what its agent says.

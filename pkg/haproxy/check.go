@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,8 +42,9 @@ type Refused struct {
 	Address string // the address that is taken, for StageProbe
 	Words   string // HAProxy's own words where there are any
 
-	deadly bool // HAProxy ended while it loaded the text
-	slow   bool // to find that out takes so long that other servers are no reason to try again
+	lines  []int // of the configuration, that HAProxy names
+	deadly bool  // HAProxy ended while it loaded the text
+	slow   bool  // to find that out takes so long that other servers are no reason to try again
 }
 
 // Error tells the stage and the reason.
@@ -54,6 +57,29 @@ func (r *Refused) Error() string {
 	default:
 		return "configuration refused: " + r.Words
 	}
+}
+
+// Lines are those of the configuration that HAProxy names as refused, counted from 1; none if it names none,
+// or if the text is not to blame.
+func (r *Refused) Lines() []int { return r.lines }
+
+// OfText tells whether it is the text that HAProxy refuses, and not what it met on this host.
+func (r *Refused) OfText() bool {
+	return r.Stage == StageCheck && !r.slow || r.Stage == StageReload && len(r.lines) > 0 && !r.deadly
+}
+
+// lineName is how HAProxy names a line of a file.
+var lineName = regexp.MustCompile(`\[([^][]*):(\d+)\]`)
+
+// linesIn are the lines of the configuration that these words name, each once.
+func linesIn(words, path string) (lines []int) {
+	for _, found := range lineName.FindAllStringSubmatch(words, -1) {
+		line, err := strconv.Atoi(found[2])
+		if err == nil && filepath.Base(found[1]) == filepath.Base(path) && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // errHangs says that HAProxy's program was given up.
@@ -89,9 +115,10 @@ func check(ctx context.Context, bin, path, live string) error {
 	if len(alerts) == 0 {
 		alerts = []string{strings.TrimSpace(out.String()), err.Error()}
 	}
+	lines := linesIn(strings.Join(alerts, "\n"), path)
 	words := strings.Join(once(alerts), "; ")
 	words = strings.ReplaceAll(words, path, live)
-	return &Refused{Stage: StageCheck, Words: strings.ReplaceAll(words, filepath.Dir(path), filepath.Dir(live))}
+	return &Refused{Stage: StageCheck, Words: strings.ReplaceAll(words, filepath.Dir(path), filepath.Dir(live)), lines: lines}
 }
 
 // checksCPU is the processor time of all programs that were run and have ended. By the clock a check

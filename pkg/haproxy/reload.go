@@ -149,6 +149,19 @@ func (d *Driver) probe(ctx context.Context, want, held render.Files, known bool)
 	}
 }
 
+// Judge has HAProxy's own check judge files, without touching what is in force or waiting for what is being
+// done. What it refuses gives an error that wraps *Refused. It is safe for concurrent use.
+func (d *Driver) Judge(ctx context.Context, files render.Files) error {
+	c, err := d.store.stage(files)
+	if err != nil {
+		return err
+	}
+	defer c.discard() //nolint:errcheck // tidied at the next start
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.checkLimit, errHangs)
+	defer cancel()
+	return c.check(ctx, d.cfg.Bin)
+}
+
 // judge asks HAProxy's own check. If a foreign version runs, its master has the last word.
 func (d *Driver) judge(ctx context.Context, c candidate, foreign bool) error {
 	limited, cancel := context.WithTimeoutCause(ctx, d.cfg.checkLimit, errHangs)
@@ -301,7 +314,8 @@ func (d *Driver) reloadError(err error, words string, mark int) error {
 	if !errors.Is(err, errReloadFailed) {
 		return &Refused{Stage: StageConfirm, Words: d.said(words, mark, err.Error())}
 	}
-	return &Refused{Stage: StageReload, Words: d.said(words, mark, "")}
+	said := d.said(words, mark, "")
+	return &Refused{Stage: StageReload, Words: said, lines: linesIn(said, d.cfg.Path)}
 }
 
 // said puts what HAProxy says, or where it says it, behind what is known.

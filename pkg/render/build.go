@@ -26,11 +26,12 @@ type record struct {
 	base     *Service // without what depends on other services
 	claims   claims
 	decision decision
-	model    *Service // base with the decision and what was decided on checks
+	refused  string   // what it asks for is held, and this is served in its place
+	model    *Service // base with all of these and what was decided on checks
 }
 
 func (b *builder) build(in Input) *Model {
-	services := in.Catalog.Services
+	services := in.Served()
 	reload := b.records == nil || !slices.EqualFunc(b.records, services, isOf)
 	if changed := b.update(services); changed || !maps.Equal(in.Taken, b.taken) {
 		b.taken = maps.Clone(in.Taken)
@@ -44,11 +45,14 @@ func (b *builder) build(in Input) *Model {
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
 		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check, ServerState: s.ServerState,
 		Choices:  s.choices,
-		Services: make([]*Service, 0, len(b.records)), Routes: b.routes,
+		Services: make([]*Service, 0, len(b.records)), LeftOut: b.leftOut(in), Routes: b.routes,
 	}
 	for _, r := range b.records {
+		if why := in.Held[r.source.Name].Why; why != r.refused {
+			r.refused, r.model = why, nil
+		}
 		if r.model == nil {
-			r.model = r.base.with(r.decision, b.check)
+			r.model = r.base.with(r.decision, b.check, r.refused)
 		}
 		m.Services = append(m.Services, r.model)
 	}

@@ -20,15 +20,19 @@ type File struct {
 // Block is a run of whole lines of a file, such as one service's backend. Blocks with equal
 // hashes have equal texts, so a reader need not look into a block that it knows.
 type Block struct {
-	Name string // for people: "service web"
-	Text string
-	Hash [sha256.Size]byte
+	Name    string // for people: "service web"
+	Service string // whose text it is; empty for what is of no service alone
+	Text    string
+	Hash    [sha256.Size]byte
 }
 
 // NewBlock returns a block of that text.
 func NewBlock(name, text string) Block {
 	return Block{Name: name, Text: text, Hash: sha256.Sum256([]byte(text))}
 }
+
+// lines counts the lines of a block.
+func (b Block) lines() int { return strings.Count(b.Text, "\n") }
 
 // Text is the file as a whole.
 func (f File) Text() string {

@@ -26,7 +26,8 @@ type Model struct {
 
 	Choices // what --set chose
 
-	Services []*Service // sorted by name, those without instances too
+	Services []*Service // those to be served, sorted by name, those without instances too
+	LeftOut  []*Service // those, and those instances of services, that are not to be served, for HAProxy refuses them: for reports, not for routing
 	Routes   []Route    // those of all services, sorted by key
 }
 
@@ -55,6 +56,7 @@ type Service struct {
 	ListenWhy string  // why it cannot be had
 	Split     []Slice // those of its requests that go to other services, by their numbers; the rest stays
 	Why       string  // in which way the service is not reached as it asks for; empty if it is
+	Refused   string  // why it is not served as it asks for: its text, as it would be, is refused; empty if it is not
 
 	StripPath     string // the prefix to take off requests' paths; empty for none
 	Balance       string // HAProxy's algorithm, with its argument
@@ -113,6 +115,7 @@ type Instance struct {
 type Input struct {
 	Catalog *service.Catalog
 	Taken   map[uint16]string // ports that cannot be had on this host, each with the reason
+	Held    map[string]Held   // what becomes of services that cannot be served as they ask, by name
 }
 
 // Build makes the model of a catalog as one host sees it. It is a function of its arguments alone:

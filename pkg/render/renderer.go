@@ -17,11 +17,14 @@ import (
 // becomes the file NAME beside the configuration. Within the texts per service the dot is a
 // [Service], elsewhere a [Model]; {{settings}} is everywhere the [Settings].
 type Renderer struct {
+	name    string
+	text    string
 	main    *template.Template
 	files   []string // names of the additional files, sorted
 	builder builder
 	known   map[string][]*serviceText // by defined template, in the order of the last model
 	buffer  bytes.Buffer
+	faults  ServiceErrors // of the input at hand
 }
 
 // serviceText is what a template made of a service. Equal pointers, equal texts.
@@ -40,7 +43,7 @@ func New(name, text string, s Settings) (*Renderer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Renderer{main: main, builder: builder{settings: s}, known: map[string][]*serviceText{}}
+	r := &Renderer{name: name, text: text, main: main, builder: builder{settings: s}, known: map[string][]*serviceText{}}
 	for _, t := range main.Templates() {
 		file, ok := strings.CutPrefix(t.Name(), filePrefix)
 		if !ok || t == main {
@@ -55,6 +58,9 @@ func New(name, text string, s Settings) (*Renderer, error) {
 	return r, nil
 }
 
+// Source returns what the renderer was made of.
+func (r *Renderer) Source() (name, text string) { return r.name, r.text }
+
 func isFileName(s string) bool {
 	return s != "" && s[0] != '.' && s[0] != '-' && !strings.ContainsFunc(s, func(r rune) bool {
 		switch {
@@ -66,10 +72,12 @@ func isFileName(s string) bool {
 }
 
 // Render makes the files for an input, the configuration first, and the model that they were made
-// of. After an error the renderer is as good as before.
+// of. If nothing but the texts of single services cannot be made, the error is a [ServiceErrors]. After an
+// error the renderer is as good as before.
 func (r *Renderer) Render(in Input) (Files, *Model, error) {
 	m := r.builder.build(in)
 	files := make(Files, 0, 1+len(r.files))
+	r.faults = nil
 	for _, name := range append([]string{""}, r.files...) {
 		t := r.main
 		if name != "" {
@@ -80,6 +88,9 @@ func (r *Renderer) Render(in Input) (Files, *Model, error) {
 			return nil, m, err
 		}
 		files = append(files, File{Name: name, Blocks: blocks})
+	}
+	if len(r.faults) > 0 {
+		return nil, m, r.faults
 	}
 	return files, m, nil
 }
@@ -117,7 +128,7 @@ func (r *Renderer) blocks(t *template.Template, file string, m *Model) ([]Block,
 }
 
 // services appends the blocks of all services that the defined template of that name has a text
-// for.
+// for, and notes those that it fails for.
 func (r *Renderer) services(blocks []Block, from *template.Template, name string, m *Model) ([]Block, error) {
 	t := r.main.Lookup(name)
 	if t == nil {
@@ -138,9 +149,12 @@ func (r *Renderer) services(blocks []Block, from *template.Template, name string
 			err = checkLines(t, text, "")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+			r.faults = append(r.faults, &ServiceError{Service: s.Name, Err: err})
+			continue
 		}
-		texts = append(texts, &serviceText{service: s, block: NewBlock("service "+s.Name, endLine(text))})
+		block := NewBlock("service "+s.Name, endLine(text))
+		block.Service = s.Name
+		texts = append(texts, &serviceText{service: s, block: block})
 	}
 	r.known[name] = texts
 	blocks = slices.Grow(blocks, len(texts)+1)

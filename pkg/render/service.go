@@ -122,11 +122,15 @@ func doubted(i *service.Instance) string {
 	return ""
 }
 
-// with returns the service as it is served after that decision, and after that on HAProxy's checks.
-func (m *Service) with(d decision, check bool) *Service {
+// with returns the service as it is served after that decision, after that on HAProxy's checks, and in the
+// place of what is refused.
+func (m *Service) with(d decision, check bool, refused string) *Service {
 	decided := *m
 	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split, decided.Why = d.routes, d.listen, d.listenWhy, d.slices, d.why
-	decided.Check = m.Check && check
+	decided.Check, decided.Refused = m.Check && check, refused
+	if refused != "" {
+		decided.Why = strings.TrimPrefix(d.why+"; "+refused, "; ")
+	}
 	if d.reachable() {
 		return &decided
 	}
