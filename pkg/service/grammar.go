@@ -241,6 +241,24 @@ func checkHeaderName(name string) error {
 	return nil
 }
 
+// checkRequestHeader refuses to delete what no request can be without.
+func checkRequestHeader(name, text string) error {
+	if text == "" && strings.EqualFold(name, "host") {
+		return errors.New("want a host name: a request without a host is no request")
+	}
+	return nil
+}
+
+// sameHeader finds another option for the header that an option is for: case is no difference.
+func sameHeader(options map[string]string, name string) (twin string) {
+	for other := range options {
+		if other != name && strings.HasPrefix(name, "header.") && strings.EqualFold(other, name) {
+			return other
+		}
+	}
+	return ""
+}
+
 // checkDuration wants a duration that is some time.
 func checkDuration(text string) error {
 	if d, ok := Duration(text); !ok || d == 0 {

@@ -177,6 +177,9 @@ func (d *Definition) put(name, text string) (known bool, err error) {
 	if err := l.validate(arg, text); err != nil {
 		return true, err
 	}
+	if twin := sameHeader(d.Options, name); twin != "" {
+		return true, fmt.Errorf("want one label for each header: %s is for the same one, remove one of the two", printLabel(twin))
+	}
 	if l.option {
 		d.Options[name] = text
 	}

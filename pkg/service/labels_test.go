@@ -201,6 +201,8 @@ func TestParseLabelsGroupsServices(t *testing.T) {
 		{"nothing set", map[string]string{"sidekick.services.a": "80"}, []string{"a"}, []string{"label sidekick.services.a sets nothing: write sidekick.services.a.KEY"}, nil},
 		{"no name", map[string]string{"sidekick.services.": "80"}, []string{DeriveName("")}, []string{`"" is no service name`}, nil},
 		{"no header name", map[string]string{"sidekick.header.request.": "x"}, []string{""}, []string{"want a header's name"}, nil},
+		{"one header twice", map[string]string{"sidekick.header.request.X-A": "1", "sidekick.header.request.x-a": "2"}, []string{""}, []string{"label sidekick.header.request.x-a=\"2\"", "sidekick.header.request.X-A is for the same one, remove one of the two"}, nil},
+		{"no host", map[string]string{"sidekick.header.request.Host": ""}, []string{""}, []string{"want a host name"}, nil},
 		{"header of the connection", map[string]string{"sidekick.header.request.Transfer-Encoding": "chunked"}, []string{""}, []string{"belongs to the connection"}, nil},
 		{"meta without key", map[string]string{"sidekick.meta.": "x"}, []string{""}, []string{"want a key"}, nil},
 	}
@@ -250,6 +252,7 @@ func TestValidateOption(t *testing.T) {
 		{"balance", "x", `option balance="x": want roundrobin`},
 		{"header.request.X", "a\nb", "without control characters"},
 		{"header.request.a b", "x", "want a header's name"},
+		{"header.request.HOST", "", "want a host name"},
 		{"port", "80", "a field of the value"},
 		{"meta.x", "80", "a field of the value"},
 		{"of-a-newer-version", "anything printable", ""},

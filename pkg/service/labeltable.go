@@ -10,6 +10,7 @@ type label struct {
 	name   string                                // without "sidekick."; one that ends in a dot is followed by a name of the user's choice, the argument
 	arg    func(arg string) error                // grammar of the argument
 	check  func(text string) error               // grammar of the value
+	both   func(arg, text string) error          // grammar of the two together, if there is more to it
 	option bool                                  // kept in Options under its name
 	field  func(d *Definition, arg, text string) // sets a field; text has passed the check
 }
@@ -20,7 +21,10 @@ func (l *label) validate(arg, text string) error {
 			return err
 		}
 	}
-	return l.check(text)
+	if err := l.check(text); err != nil || l.both == nil {
+		return err
+	}
+	return l.both(arg, text)
 }
 
 // labels lists what may follow "sidekick." (and "sidekick.services.NAME."), but for enable. It is
@@ -69,7 +73,7 @@ var labels = [...]label{
 	{name: "retry", check: oneOf("post"), option: true},
 	{name: "ratelimit", check: checkRange(1, 1_000_000), option: true},
 	{name: "auth", check: checkFileName, option: true},
-	{name: "header.request.", arg: checkHeaderName, check: checkText, option: true},
+	{name: "header.request.", arg: checkHeaderName, check: checkText, both: checkRequestHeader, option: true},
 	{name: "header.response.", arg: checkHeaderName, check: checkText, option: true},
 }
 
