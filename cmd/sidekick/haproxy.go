@@ -145,6 +145,7 @@ func (a *agent) newDriver() (*haproxy.Driver, error) {
 	config.SameNetwork = true // agent and HAProxy both run in the host's network
 	config.ReloadInterval = a.reloadInterval
 	config.Log = a.stageLog(admin.StageHAProxy)
+	config.Access = os.Stdout
 	config.Report = a.reportHAProxy
 	config.InForce = func(files render.Files) { a.answer.InForce(a.passage.inForce(files)) }
 	return haproxy.NewDriver(config)

@@ -41,6 +41,9 @@ type Config struct {
 	DrainLimit     time.Duration // how long sessions of a removed server may go on; 0 is 30 s
 
 	Log logrus.FieldLogger
+	// Access is where a managed HAProxy's lines about requests go, as they are: they have a format of their
+	// own, and programs that read it. Nil drops them.
+	Access io.Writer
 	// Report is told about each attempt of the haproxy stage: nil is success. It may be nil. It must
 	// not call Apply, and may be called from several goroutines.
 	Report func(error)
@@ -68,6 +71,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.checkLimit == 0 {
 		c.checkLimit = checkLimit
+	}
+	if c.Access == nil {
+		c.Access = io.Discard
 	}
 	if c.Log == nil {
 		quiet := logrus.New()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -286,7 +287,14 @@ func (s *Supervisor) listen(r io.Reader) {
 	}
 }
 
+// aboutRequest begins HAProxy's lines about requests and connections: the client and the time, or a JSON object.
+var aboutRequest = regexp.MustCompile(`^(?:\{"time":"|\S+:\d+ \[\d\d/[A-Z][a-z]{2}/\d{4}:)`)
+
 func (s *Supervisor) line(text string) {
+	if aboutRequest.MatchString(text) {
+		fmt.Fprintln(s.cfg.Access, text) //nolint:errcheck // who does not read it does not stop HAProxy
+		return
+	}
 	log := s.cfg.Log.WithField("line", text)
 	level := logrus.InfoLevel
 	switch {

@@ -141,6 +141,25 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// TestAccessLinesPassAsTheyAre: lines about requests are for programs, and none of ours to wrap.
+func TestAccessLinesPassAsTheyAre(t *testing.T) {
+	log, seen := logtest.NewNullLogger()
+	var access strings.Builder
+	s := &Supervisor{cfg: Config{Log: log, Access: &access}}
+	about := []string{
+		`{"time":"2026-11-28T09:50:35.549Z","client":"127.0.0.1"}`,
+		`127.0.0.1:59746 [28/Nov/2026:09:50:35.549] fe_http be_web/a 0/0/0/1/1 200 389 - - ---- 1/1/0/0/0 0/0 "GET / HTTP/1.1" id`,
+		`fd00::1:59746 [28/Nov/2026:09:50:35.549] fe_https/1: SSL handshake failure`,
+	}
+	for _, line := range about {
+		s.line(line)
+	}
+	s.line("Server be_web/a is DOWN, reason: Layer4 timeout.")
+	if got, want := access.String(), strings.Join(about, "\n")+"\n"; got != want || len(seen.AllEntries()) != 1 {
+		t.Errorf("passed %q and logged %d lines, want %q and one", got, len(seen.AllEntries()), want)
+	}
+}
+
 // TestAlertsOfServersEndNothing: that a backend has no server is passed on, and is never the reason why HAProxy ended.
 func TestAlertsOfServersEndNothing(t *testing.T) {
 	log, seen := logtest.NewNullLogger()
