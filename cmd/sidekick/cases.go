@@ -19,6 +19,7 @@ import (
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 	"github.com/sidekick-proxy/sidekick/templates"
 )
 
@@ -153,11 +154,16 @@ func (c cases) one(ctx context.Context, dir string) (word string, err error) {
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}
-	files, _, err := renderer.Render(render.Input{Catalog: catalog})
+	site, err := sitefiles.Read(s.choices())
+	if err != nil {
+		return "", caseBad{err}
+	}
+	in := site.Add(render.Input{Catalog: catalog})
+	files, _, err := renderer.Render(in)
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}
-	builtin, err := s.builtinFiles(catalog)
+	builtin, err := s.builtinFiles(in)
 	if err != nil {
 		return "", err
 	}
@@ -181,6 +187,7 @@ func (c cases) settings(dir string) (*settings, error) {
 	if err := s.load(nil); err != nil {
 		return nil, err
 	}
+	s.relativeTo(dir)
 	switch own := filepath.Join(dir, caseTemplate); {
 	case exists(own):
 		s.template = own
@@ -190,6 +197,15 @@ func (c cases) settings(dir string) (*settings, error) {
 		s.template = filepath.Join(dir, s.template)
 	}
 	return s, nil
+}
+
+// relativeTo makes the folders of --set those of a directory.
+func (s *settings) relativeTo(dir string) {
+	for _, name := range []string{"auth-dir", "error-dir"} {
+		if path, ok := s.set[name]; ok && !filepath.IsAbs(path) {
+			s.set[name] = filepath.Join(dir, path)
+		}
+	}
 }
 
 func exists(path string) bool {
@@ -214,13 +230,13 @@ func readCase(dir string) (*service.Catalog, error) {
 	return catalog, nil
 }
 
-// builtinFiles are what the built-in template makes of a catalog.
-func (s *settings) builtinFiles(c *service.Catalog) (render.Files, error) {
+// builtinFiles are what the built-in template makes of an input.
+func (s *settings) builtinFiles(in render.Input) (render.Files, error) {
 	renderer, err := render.New(templates.Name, templates.HAProxy, s.renderSettings())
 	if err != nil {
 		return nil, err
 	}
-	files, _, err := renderer.Render(render.Input{Catalog: c})
+	files, _, err := renderer.Render(in)
 	return files, err
 }
 
@@ -262,7 +278,7 @@ func addWhole(got map[string][]byte, files render.Files) error {
 		if got[name] != nil {
 			return fmt.Errorf("the template makes a file %q, whose wanted text would be that of the configuration: name it differently", f.Name)
 		}
-		got[name] = []byte(f.Text())
+		got[name] = []byte(f.Shown())
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func textOf(files render.Files, name string) string {
 	if at < 0 {
 		return ""
 	}
-	return files[at].Text()
+	return files[at].Shown()
 }
 
 // changesWriter takes in the lines of a unified diff.

@@ -21,6 +21,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 	"github.com/sidekick-proxy/sidekick/templates"
 )
 
@@ -76,7 +77,11 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	in := render.Input{Catalog: catalog}
+	site, err := sitefiles.Read(s.choices())
+	if err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error()))
+	}
+	in := site.Add(render.Input{Catalog: catalog})
 	files, _, err := renderer.Render(in)
 	if err != nil {
 		return refusedError{err}
@@ -129,13 +134,13 @@ func (s *settings) toBlame(ctx context.Context, renderer *render.Renderer, in re
 	return refusedError{errors.Join(refusal, err)}
 }
 
-// writeFiles prints the configuration, and each file beside it below a line with its name.
+// writeFiles prints the configuration, and each file beside it below a line with its name, without secrets.
 func writeFiles(out io.Writer, files render.Files) error {
 	for _, file := range files {
 		if file.Name != "" {
 			fmt.Fprintf(out, "\n# ---- %s ----\n", file.Name)
 		}
-		if _, err := file.WriteTo(out); err != nil {
+		if _, err := io.WriteString(out, file.Shown()); err != nil {
 			return err
 		}
 	}
@@ -245,6 +250,12 @@ func (s *settings) newRenderer() (*render.Renderer, error) {
 		return nil, usageError{fmt.Errorf("--template: %w", err)}
 	}
 	return render.New(s.template, string(text), s.renderSettings())
+}
+
+// choices are what --set chose of what the model knows.
+func (s *settings) choices() render.Choices {
+	c, _ := render.ChoicesOf(s.set) // validate has refused bad ones
+	return c
 }
 
 // renderSettings are the facts of this host that the model holds.

@@ -59,7 +59,7 @@ func writeDifference(out io.Writer, path string, before, after render.File, was,
 	if !stays {
 		to = "/dev/null"
 	}
-	_, _ = out.Write(diff.Diff(from, []byte(before.Text()), to, []byte(after.Text())))
+	_, _ = out.Write(diff.Diff(from, []byte(before.Shown()), to, []byte(after.Shown())))
 }
 
 // pathBeside is where a file of that name lies, "" being the configuration itself.

@@ -18,6 +18,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 	"github.com/sidekick-proxy/sidekick/templates"
 )
 
@@ -43,6 +44,7 @@ type renderStage struct {
 // rendering is the state of a renderStage that runs.
 type rendering struct {
 	snapshot *catalog.Snapshot
+	site     *sitefiles.Set // nil before it is known
 	renderer *render.Renderer
 	input    render.Input // of the last text
 	exam     examining
@@ -58,8 +60,9 @@ type rendering struct {
 }
 
 func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan *catalog.Snapshot, out chan<- render.Files) error {
-	contents := make(chan filepoll.Content)
+	contents, sites := make(chan filepoll.Content), make(chan *sitefiles.Set)
 	group.Go(func() error { return r.followTemplate(ctx, contents) })
+	group.Go(func() error { return r.followSite(ctx, sites) })
 	probe := time.NewTicker(portProbe)
 	defer probe.Stop()
 	wake := time.NewTimer(portProbe)
@@ -86,6 +89,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 			}
 		case <-wake.C:
 			continue
+		case now.site = <-sites:
 		case <-r.again:
 			onlyPorts = true
 		case <-probe.C:
@@ -93,7 +97,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if now.snapshot == nil || now.renderer == nil {
+		if now.snapshot == nil || now.renderer == nil || now.site == nil {
 			continue
 		}
 		if err := r.step(ctx, &now, onlyPorts, out); err != nil {
@@ -234,7 +238,7 @@ func (r *renderStage) tellChecks(now *rendering, m *render.Model) {
 func (r *renderStage) render(ctx context.Context, now *rendering) (render.Files, *render.Model, error) {
 	c := now.snapshot.Catalog
 	for {
-		now.input = render.Input{Catalog: c, Taken: r.ports.taken(ctx, c), Held: now.exam.ward.Held(c)}
+		now.input = now.site.Add(render.Input{Catalog: c, Taken: r.ports.taken(ctx, c), Held: now.exam.ward.Held(c)})
 		files, model, err := now.renderer.Render(now.input)
 		if faults, ok := errors.AsType[render.ServiceErrors](err); ok && r.blame(now, faults) {
 			continue
@@ -251,6 +255,12 @@ func (r *renderStage) followTemplate(ctx context.Context, out chan<- filepoll.Co
 		return send(ctx, out, filepoll.Content{Text: templates.HAProxy})
 	}
 	return filepoll.Run(ctx, r.template, templatePoll, out)
+}
+
+// followSite sends what the folders of --set hold, and again when that changes.
+func (r *renderStage) followSite(ctx context.Context, out chan<- *sitefiles.Set) error {
+	source := &sitefiles.Source{Choices: r.choices(), Node: r.node, Log: r.log, Rejected: r.state.SetRejected("folders")}
+	return source.Run(ctx, out)
 }
 
 // parse takes the template's text. One that is no template leaves the former renderer in use.

@@ -13,6 +13,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 )
 
 // TestTemplateLog: each fault of the template is logged once, as an error while nothing good is in force,
@@ -22,7 +23,7 @@ func TestTemplateLog(t *testing.T) {
 	state := admin.NewState("host1", "test", []admin.Stage{admin.StageRender}, func() admin.Proxy { return admin.Proxy{} }, time.Now)
 	ports := &ports{held: func() []uint16 { return nil }, doubled: map[uint16]bool{}}
 	r := &renderStage{settings: newSettings(), log: log, state: state, ports: ports, passage: &passage{}}
-	now := rendering{snapshot: &catalog.Snapshot{Catalog: &service.Catalog{}}}
+	now := rendering{snapshot: &catalog.Snapshot{Catalog: &service.Catalog{}}, site: &sitefiles.Set{}}
 	none, warn, fault, info := logrus.PanicLevel, logrus.WarnLevel, logrus.ErrorLevel, logrus.InfoLevel
 	const broken, failing, good = "{{", "{{index .Services 7}}", "global\n"
 	var got []logrus.Level

@@ -11,6 +11,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/docker"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
+	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 )
 
 func validateCommand() *cobra.Command {
@@ -50,7 +51,8 @@ func (s *settings) validateAll(ctx context.Context, whole bool) error {
 		return err
 	}
 	_, errRegistry := s.registryConfig()
-	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices(), s.validateConfd(ctx))
+	_, errSite := sitefiles.Read(s.choices())
+	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices(), errSite, s.validateConfd(ctx))
 }
 
 // validateServices finds what is wrong with the services files.
@@ -82,7 +84,8 @@ func (s *settings) validateTemplate() error {
 	if err != nil {
 		return err
 	}
-	_, _, err = renderer.Render(render.Input{Catalog: catalog})
+	site, _ := sitefiles.Read(s.choices()) // what is wrong there is told elsewhere
+	_, _, err = renderer.Render(site.Add(render.Input{Catalog: catalog}))
 	return err
 }
 
@@ -106,5 +109,6 @@ func (s *settings) modelOf(prospects []docker.Prospect) (*render.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return render.Build(render.Input{Catalog: catalog}, s.renderSettings()), nil
+	site, _ := sitefiles.Read(s.choices()) // what is wrong there is told elsewhere
+	return render.Build(site.Add(render.Input{Catalog: catalog}), s.renderSettings()), nil
 }

@@ -61,6 +61,11 @@ func (f *Files[T]) init() {
 
 // Run looks for ever, and calls seen after each look, until ctx is cancelled or seen fails.
 func (f *Files[T]) Run(ctx context.Context, every time.Duration, seen func(changed bool) error) error {
+	return Watch(ctx, every, f.Look, seen)
+}
+
+// Watch is Run for whatever looks: several folders whose files are one set.
+func Watch(ctx context.Context, every time.Duration, look func() (changed, moving bool), seen func(changed bool) error) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -69,7 +74,7 @@ func (f *Files[T]) Run(ctx context.Context, every time.Duration, seen func(chang
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		changed, moving := f.Look()
+		changed, moving := look()
 		if err := seen(changed); err != nil {
 			return err
 		}

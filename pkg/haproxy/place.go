@@ -59,6 +59,10 @@ func (p place) isSet(name string) bool {
 
 func (p place) close() { p.root.Close() } // it was only looked through
 
+// secretMode is for files with private keys and hashes of passwords. The group, which is that of the live
+// directory if that hands its own on, is what HAProxy has in common with us where it is another user.
+const secretMode = 0o640
+
 // do makes one change and names what it was about if it fails.
 func (p place) do(verb, name string, change func() error) error {
 	words := verb + " " + filepath.Join(p.root.Name(), name)
@@ -273,6 +277,9 @@ func (p place) write(path string, f entry) error {
 	}
 	_, err = f.WriteTo(out)
 	mode := fs.FileMode(0o644)
+	if f.Secret() {
+		mode = secretMode
+	}
 	if f.like != nil {
 		mode = f.like.Mode().Perm()
 		if owner, ok := f.like.Sys().(*syscall.Stat_t); ok {

@@ -572,3 +572,22 @@ func TestReadOnlyDirectory(t *testing.T) {
 		b.inStep(t, last)
 	})
 }
+
+// What has hashes of passwords is for HAProxy and its group alone, as long as it has some.
+func TestSecretsAreNotForAll(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "haproxy.cfg")
+	s := store{path: path}
+	for _, step := range []struct {
+		text string
+		want fs.FileMode
+	}{
+		{"global\n", 0o644}, {"userlist l\n    user a password $5$x\n", secretMode}, {"global\n", 0o644},
+	} {
+		if err := put(s, files(step.text)); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != step.want {
+			t.Errorf("%q has mode %v, %v, want %v", step.text, info.Mode(), err, step.want)
+		}
+	}
+}

@@ -18,6 +18,7 @@ type builder struct {
 	taken    map[uint16]string
 	routes   []Route
 	check    bool // HAProxy checks servers
+	users    map[string]UserFile
 }
 
 // record is all that is known of one service.
@@ -27,7 +28,7 @@ type record struct {
 	claims   claims
 	decision decision
 	refused  string   // what it asks for is held, and this is served in its place
-	model    *Service // base with all of these and what was decided on checks
+	model    *Service // base with all of these, what was decided on checks, and who is let in
 }
 
 func (b *builder) build(in Input) *Model {
@@ -40,6 +41,7 @@ func (b *builder) build(in Input) *Model {
 	if reload {
 		b.decideCheck()
 	}
+	b.decideUsers(in.Users)
 	s := b.settings
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
@@ -52,10 +54,12 @@ func (b *builder) build(in Input) *Model {
 			r.refused, r.model = why, nil
 		}
 		if r.model == nil {
-			r.model = r.base.with(r.decision, b.check, r.refused)
+			r.model = r.base.with(r.decision, b.check, admit(r.source, s.choices, b.users), r.refused)
 		}
 		m.Services = append(m.Services, r.model)
 	}
+	m.UserLists = userLists(m.Services, b.users)
+	m.Pages, m.MaintenancePage = pagesOf(in.Pages)
 	return m
 }
 
@@ -77,6 +81,19 @@ func (b *builder) decideCheck() {
 	b.check = check
 	for _, r := range b.records {
 		r.model = nil
+	}
+}
+
+// decideUsers takes in the files of users: services that ask for one may be served now, or not any more.
+func (b *builder) decideUsers(files map[string]UserFile) {
+	if maps.EqualFunc(files, b.users, UserFile.Equal) {
+		return
+	}
+	b.users = maps.Clone(files)
+	for _, r := range b.records {
+		if r.source.Spec.Options["auth"] != "" {
+			r.model = nil
+		}
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // Choices are what an operator chooses by --set of what the built-in template can do: the values of Set
@@ -14,7 +16,22 @@ type Choices struct {
 	AcceptProxy bool   // accept-proxy=true: what connects to the proxy begins with a PROXY protocol header, as from another load balancer
 	ServerCA    string // server-ca=PATH: a file of certificates, as HAProxy finds it, that vouch for those of servers; empty to take any
 	ServerCert  string // server-cert=PATH: a file with the certificate and key that servers are shown, for mutual TLS; empty for none
+
+	TrustedProxies []netip.Prefix // trusted-proxies=CIDR,…: from these what they say of the client is believed, such as X-Forwarded-For
+	AccessLog      AccessLog      // access-log=off, http or json: how requests are logged
+	AuthDir        string         // auth-dir=DIR: where the files of sidekick.auth are
+	ErrorDir       string         // error-dir=DIR: where pages such as 503.html and maintenance.html are
 }
+
+// AccessLog is how requests are logged.
+type AccessLog string
+
+// The values of --set access-log.
+const (
+	AccessLogOff  AccessLog = "off"
+	AccessLogHTTP AccessLog = "http" // HAProxy's own format, with the request's id at its end
+	AccessLogJSON AccessLog = "json" // a JSON object for each
+)
 
 // choice is a row of the table of what --set can choose.
 type choice struct {
@@ -29,11 +46,15 @@ var choices = [...]choice{
 	{"accept-proxy", func(c *Choices, text string) error { return applyBool(&c.AcceptProxy, text) }},
 	{"server-ca", func(c *Choices, text string) error { return applyPath(&c.ServerCA, text) }},
 	{"server-cert", func(c *Choices, text string) error { return applyPath(&c.ServerCert, text) }},
+	{"access-log", func(c *Choices, text string) error { return c.AccessLog.apply(text) }},
+	{"auth-dir", func(c *Choices, text string) error { return applyDirectory(&c.AuthDir, text) }},
+	{"error-dir", func(c *Choices, text string) error { return applyDirectory(&c.ErrorDir, text) }},
+	{"trusted-proxies", func(c *Choices, text string) error { return applyPrefixes(&c.TrustedProxies, text) }},
 }
 
 // ChoicesOf reads the values of --set that the model knows, and reports each that is wrong.
 func ChoicesOf(set map[string]string) (Choices, error) {
-	var c Choices
+	c := Choices{AccessLog: AccessLogOff}
 	var errs []error
 	for _, known := range choices {
 		text, ok := set[known.name]
@@ -74,5 +95,41 @@ func applyPath(path *string, text string) error {
 		return errors.New("write an absolute path of letters, digits and ._/+-, as HAProxy finds the file")
 	}
 	*path = text
+	return nil
+}
+
+func (a *AccessLog) apply(text string) error {
+	switch AccessLog(text) {
+	case AccessLogOff, AccessLogHTTP, AccessLogJSON:
+		*a = AccessLog(text)
+		return nil
+	}
+	return errors.New("write off, http or json")
+}
+
+func applyDirectory(dir *string, text string) error {
+	if text == "" {
+		return errors.New("write the path of a directory")
+	}
+	*dir = text
+	return nil
+}
+
+// applyPrefixes reads networks and addresses, with commas or blanks between them.
+func applyPrefixes(prefixes *[]netip.Prefix, text string) error {
+	words := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
+	for _, word := range words {
+		prefix, err := netip.ParsePrefix(word)
+		if addr, errAddr := netip.ParseAddr(word); errAddr == nil && addr.Zone() == "" {
+			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		if err != nil {
+			return fmt.Errorf("%.40q is neither a network nor an address: write CIDR,CIDR,… such as 10.0.0.0/8,2001:db8::/32", word)
+		}
+		*prefixes = append(*prefixes, prefix.Masked())
+	}
+	if len(words) == 0 {
+		return errors.New("write CIDR,CIDR,… such as 10.0.0.0/8,2001:db8::/32")
+	}
 	return nil
 }

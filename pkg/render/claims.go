@@ -19,11 +19,12 @@ type claims struct {
 	routes []Route
 	listen uint16
 	split  string // what sidekick.split says, "" for nothing
+	auth   string // what sidekick.auth says, "" for nothing
 	usable bool   // has a server that takes requests
 }
 
 func claimsOf(s *service.Service) claims {
-	c := claims{name: s.Name, mode: cmp.Or(s.Spec.Mode, service.HTTP), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen, split: s.Spec.Options["split"]}
+	c := claims{name: s.Name, mode: cmp.Or(s.Spec.Mode, service.HTTP), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen, split: s.Spec.Options["split"], auth: s.Spec.Options["auth"]}
 	if c.mode == service.TCP {
 		return c
 	}
@@ -59,7 +60,7 @@ func backendName(name string) string { return "be_" + name }
 // equal tells whether both claim the same. Who comes first is what compare says, and usable counts only
 // for what other services' splits lead to.
 func (c claims) equal(other claims) bool {
-	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && slices.Equal(c.routes, other.routes)
+	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && c.auth == other.auth && slices.Equal(c.routes, other.routes)
 }
 
 // compare orders claims: services that have instances before those that are only remembered, then

@@ -2,7 +2,10 @@ package render
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -41,6 +44,26 @@ func (f File) Text() string {
 		b.WriteString(block.Text)
 	}
 	return b.String()
+}
+
+// userHash is a user of HAProxy's up to the password or its hash.
+var userHash = regexp.MustCompile(`(?m)^(\s*user\s.*\s(?:insecure-)?password\s+)(\S+)`)
+
+// Secret tells whether the file has what is for nobody but HAProxy: hashes of passwords.
+func (f File) Secret() bool {
+	return slices.ContainsFunc(f.Blocks, func(b Block) bool { return strings.Contains(b.Text, "password") && userHash.MatchString(b.Text) })
+}
+
+// Shown is the file as people may see it: in the place of a secret stands by what it can be told from
+// another one.
+func (f File) Shown() string {
+	if !f.Secret() {
+		return f.Text()
+	}
+	return userHash.ReplaceAllStringFunc(f.Text(), func(line string) string {
+		part := userHash.FindStringSubmatch(line)
+		return fmt.Sprintf("%s(secret, %.4x)", part[1], sha256.Sum256([]byte(part[2])))
+	})
 }
 
 // WriteTo writes the file as a whole to w.

@@ -257,9 +257,16 @@ func outsideQuotes(line string) string {
 
 // hostSettings and hostInput are what the labels' features need of the host that looks at them: a feature
 // that needs more has it here.
-func hostSettings() Settings { return testSettings() }
+func hostSettings() Settings {
+	s := testSettings()
+	s.Set = map[string]string{"auth-dir": "/users"}
+	return s
+}
 
-func hostInput(c *service.Catalog) Input { return Input{Catalog: c} }
+func hostInput(c *service.Catalog) Input {
+	user := User{Name: `a'b "c" # d`, Hash: md5Hash}
+	return Input{Catalog: c, Users: map[string]UserFile{"users": {Users: []User{user}}, "id": {Why: "it is broken"}}}
+}
 
 // checkForeign wants nothing in the files of a catalog but what the template began, and returns them.
 func checkForeign(t rapid.TB, r *Renderer, in Input) Files {

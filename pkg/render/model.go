@@ -26,6 +26,10 @@ type Model struct {
 
 	Choices // what --set chose
 
+	UserLists       []UserList // of the files that services name by sidekick.auth, sorted by name
+	Pages           []Page     // of --set error-dir, sorted by status
+	MaintenancePage string     // file of the one for services in maintenance, empty for none
+
 	Services []*Service // those to be served, sorted by name, those without instances too
 	LeftOut  []*Service // those, and those instances of services, that are not to be served, for HAProxy refuses them: for reports, not for routing
 	Routes   []Route    // those of all services, sorted by key
@@ -66,7 +70,13 @@ type Service struct {
 	RetryPost     bool   // POST may be repeated after it was delivered
 	Check         bool   // HAProxy is to check the servers, slowly, besides the agents on their hosts; print the words once, in a default-server line: servers that come at run time get them too
 
-	Upstream Upstream // how the proxy speaks to the servers
+	Upstream    Upstream // how the proxy speaks to the servers
+	Closed      string   // why nobody may be let in, with the mend: print a rule that refuses everybody; empty if that is not so
+	Auth        string   // name of the list of users who alone are let in; empty for everybody
+	RateLimit   int      // how many requests a client may make within 10 seconds, 0 for any
+	Maintenance bool     // people took all instances out
+
+	RequestHeaders, ResponseHeaders []Header // what becomes of headers, sorted by name
 
 	// Times in HAProxy's words, such as 90s or 250ms; empty for the proxy's own.
 	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
@@ -116,6 +126,9 @@ type Input struct {
 	Catalog *service.Catalog
 	Taken   map[uint16]string // ports that cannot be had on this host, each with the reason
 	Held    map[string]Held   // what becomes of services that cannot be served as they ask, by name
+
+	Users map[string]UserFile // files of --set auth-dir, by name
+	Pages map[string]string   // texts of --set error-dir, by name: see PageName and CheckPage
 }
 
 // Build makes the model of a catalog as one host sees it. It is a function of its arguments alone:

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,7 +93,19 @@ func (r *Renderer) Render(in Input) (Files, *Model, error) {
 	if len(r.faults) > 0 {
 		return nil, m, r.faults
 	}
-	return files, m, nil
+	return r.beside(files, pageFiles(in.Pages)), m, nil
+}
+
+// beside adds files that no template makes, in the order of names. One that the template defines itself
+// is its own.
+func (r *Renderer) beside(files Files, more []File) Files {
+	for _, f := range more {
+		if !slices.Contains(r.files, f.Name) {
+			files = append(files, f)
+		}
+	}
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	return files
 }
 
 // blocks makes one file: the template's own text, cut where the services' texts belong.

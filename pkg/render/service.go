@@ -38,10 +38,14 @@ func newService(s *service.Service, viewer Settings) *Service {
 	m.Balance, m.Hash = balance(options["balance"], m.Mode)
 	m.NeedsID = m.Hash || m.Balance == "first"
 	m.Upstream = newUpstream(s, viewer.choices)
+	m.RateLimit = rateLimit(options)
+	m.RequestHeaders, m.ResponseHeaders = headers(options, "header.request."), headers(options, "header.response.")
+	m.Why = strings.Join(withoutEffect(options, m.Mode), "; ")
 	tiers := m.place(s, viewer)
 	if options["locality"] == "prefer" {
 		prefer(m.Servers, tiers, m.Check && viewer.ProxyCheck != ProxyCheckOff)
 	}
+	m.Maintenance = inMaintenance(m.Instances)
 	return m
 }
 
@@ -122,25 +126,32 @@ func doubted(i *service.Instance) string {
 	return ""
 }
 
-// with returns the service as it is served after that decision, after that on HAProxy's checks, and in the
-// place of what is refused.
-func (m *Service) with(d decision, check bool, refused string) *Service {
+// with returns the service as it is served after that decision, after that on HAProxy's checks and on who
+// is let in, and in the place of what is refused.
+func (m *Service) with(d decision, check bool, a admission, refused string) *Service {
 	decided := *m
-	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split, decided.Why = d.routes, d.listen, d.listenWhy, d.slices, d.why
-	decided.Check, decided.Refused = m.Check && check, refused
-	if refused != "" {
-		decided.Why = strings.TrimPrefix(d.why+"; "+refused, "; ")
+	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split = d.routes, d.listen, d.listenWhy, d.slices
+	decided.Why = sentences(m.Why, d.why, a.closed, refused)
+	decided.Check, decided.Auth, decided.Closed, decided.Refused = m.Check && check, a.list, a.closed, refused
+	idle := a.closed
+	if !d.reachable() {
+		idle = d.why
 	}
-	if d.reachable() {
+	if idle == "" {
 		return &decided
 	}
 	decided.Instances = slices.Clone(m.Instances)
 	for at := range decided.Instances {
 		if i := &decided.Instances[at]; i.Routed {
-			i.Routed, i.Why = false, d.why
+			i.Routed, i.Why = false, idle
 		}
 	}
 	return &decided
+}
+
+// sentences joins those that are there.
+func sentences(all ...string) string {
+	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return s == "" }), "; ")
 }
 
 func newServer(i *service.Instance) Server {

@@ -121,6 +121,8 @@ func refuseShare(from, to claims) (why string, possible bool) {
 	switch {
 	case to.mode != from.mode:
 		return fmt.Sprintf("its mode is %s, and this one's %s: give both one mode", to.mode, from.mode), false
+	case from.auth != "" && to.auth != from.auth:
+		return fmt.Sprintf("it would be served to whom sidekick.auth=%s keeps out: give it that label too", from.auth), false
 	case !to.usable:
 		return "it has no instance that takes requests now", true
 	}

@@ -13,7 +13,7 @@ func Unacted(options map[string]string) []string {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		first, _, _ := strings.Cut(name, ".")
 		switch first {
-		case "auth", "header", "ratelimit", "redirect", "tls":
+		case "redirect", "tls":
 			if name == "tls" && options[name] == "server" {
 				continue
 			}

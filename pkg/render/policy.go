@@ -1,0 +1,62 @@
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+// Header is what becomes of a header: it gets the value in place of any other, or is deleted if that is
+// empty.
+type Header struct {
+	Name  string // in the letters of the label
+	Value string // free text, empty to delete the header
+}
+
+// rateWindow is over how many seconds requests are counted against sidekick.ratelimit: a page with its
+// pictures comes at once, and is no flood.
+const rateWindow = 10
+
+// rateLimit is how many requests a client may make within the window, 0 for any.
+func rateLimit(options map[string]string) int {
+	perSecond, _ := strconv.Atoi(options["ratelimit"]) // validated when it was decoded
+	return perSecond * rateWindow
+}
+
+// headers are those of the options with a prefix, sorted. Names are the same in whatever letters: of those
+// that meet, the first counts.
+func headers(options map[string]string, prefix string) []Header {
+	var list []Header
+	for _, option := range slices.Sorted(maps.Keys(options)) {
+		if name, ok := strings.CutPrefix(option, prefix); ok {
+			list = append(list, Header{Name: name, Value: options[option]})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Header) int { return cmp.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)) })
+	return slices.CompactFunc(list, func(a, b Header) bool { return strings.EqualFold(a.Name, b.Name) })
+}
+
+// withoutEffect says which options are for requests, of which a service in mode tcp has none. They are no
+// danger; sidekick.auth, which would be, closes it.
+func withoutEffect(options map[string]string, mode service.Mode) []string {
+	if mode != service.TCP {
+		return nil
+	}
+	var why []string
+	for _, option := range slices.Sorted(maps.Keys(options)) {
+		if option == "ratelimit" || strings.HasPrefix(option, "header.") {
+			why = append(why, fmt.Sprintf("sidekick.%s is for mode http and has no effect: remove it", option))
+		}
+	}
+	return why
+}
+
+// inMaintenance tells whether people took all instances of a service out.
+func inMaintenance(instances []Instance) bool {
+	return len(instances) > 0 && !slices.ContainsFunc(instances, func(i Instance) bool { return i.Override != service.Maint })
+}

@@ -1,0 +1,147 @@
+package sitefiles
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+	"github.com/sidekick-proxy/sidekick/pkg/service"
+)
+
+const (
+	one = "alice:$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1\n"
+	two = one + "bob:$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1\n"
+)
+
+// put makes a file what it is to be in one step; "" removes it.
+func put(t *testing.T, dir, name, text string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if text == "" {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// names are the users by file, or why there are none, and the pages.
+func names(s *Set) map[string]string {
+	all := map[string]string{}
+	for file, f := range s.Users {
+		var users []string
+		for _, u := range f.Users {
+			users = append(users, u.Name)
+		}
+		all[file] = strings.Join(users, " ") + f.Why
+	}
+	for name, text := range s.Pages {
+		all[name] = text
+	}
+	return all
+}
+
+func TestRead(t *testing.T) {
+	users, pages := t.TempDir(), t.TempDir()
+	put(t, users, "staff", two)
+	put(t, users, "broken", "carol:plain\n")
+	put(t, users, "no name", "x")
+	put(t, pages, "503.html", "<p>503</p>")
+	put(t, pages, "418.html", "<p>tea</p>")
+	put(t, pages, "style.css", "p {}")
+	got, err := Read(render.Choices{AuthDir: users, ErrorDir: pages})
+	want := map[string]string{
+		"staff": "alice bob", "broken": `broken: line 1: user "carol" has no hash that HAProxy can check: use htpasswd -5, htpasswd -B or mkpasswd -m sha512crypt`,
+		"503.html": "<p>503</p>",
+	}
+	if diff := cmp.Diff(want, names(got)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if err == nil || !strings.Contains(err.Error(), `broken: line 1: user "carol"`) || !strings.Contains(err.Error(), "418.html: HAProxy answers nothing with 418") || strings.Contains(err.Error(), "plain") {
+		t.Errorf("got %v, want both faults without the password", err)
+	}
+	none, err := Read(render.Choices{})
+	if err != nil || len(names(none)) != 0 {
+		t.Errorf("without folders: %v, %v", names(none), err)
+	}
+	if _, err := Read(render.Choices{AuthDir: users + "/none"}); err == nil || !strings.Contains(err.Error(), "it does not exist: make it, or leave --set auth-dir out") {
+		t.Errorf("got %v, want that the folder does not exist", err)
+	}
+}
+
+// A file that is spoilt keeps its users until it is mended or gone; one that never was good has none, and
+// says why (P7, fail closed).
+func TestSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		users, pages := t.TempDir(), t.TempDir()
+		put(t, users, "staff", one)
+		log, _ := logtest.NewNullLogger()
+		var rejected atomic.Int32
+		sets := make(chan *Set)
+		ctx, cancel := context.WithCancel(t.Context())
+		source := &Source{
+			Choices: render.Choices{AuthDir: users, ErrorDir: pages}, Node: "host1", Log: log,
+			Rejected: func(list []service.Rejection) { rejected.Store(int32(len(list))) },
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- source.Run(ctx, sets) }()
+		for _, step := range []struct {
+			what   string
+			change func()
+			want   map[string]string // nil for no other set
+			wrong  int32
+		}{
+			{"start", func() {}, map[string]string{"staff": "alice"}, 0},
+			{"another user", func() { put(t, users, "staff", two) }, map[string]string{"staff": "alice bob"}, 0},
+			{"spoilt", func() { put(t, users, "staff", "alice") }, nil, 1},
+			{"a page", func() { put(t, pages, "503.html", "x") }, map[string]string{"staff": "alice bob", "503.html": "x"}, 1},
+			{"spoilt page", func() { put(t, pages, "503.html", " ") }, nil, 2},
+			{"mended", func() { put(t, users, "staff", one); put(t, pages, "503.html", "") }, map[string]string{"staff": "alice"}, 0},
+			{"bad from the start", func() { put(t, users, "bad", "x") }, map[string]string{"staff": "alice", "bad": `bad: line 1: user "x" has no hash that HAProxy can check: use htpasswd -5, htpasswd -B or mkpasswd -m sha512crypt`}, 1},
+			{"gone", func() { put(t, users, "staff", ""); put(t, users, "bad", "") }, map[string]string{}, 0},
+		} {
+			step.change()
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			var got map[string]string
+			select {
+			case set := <-sets:
+				got = names(set)
+			default:
+			}
+			if diff := cmp.Diff(step.want, got); diff != "" || rejected.Load() != step.wrong {
+				t.Errorf("%s: %d rejections, want %d; -want +got:\n%s", step.what, rejected.Load(), step.wrong, diff)
+			}
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// Without folders there is a set at once: nothing waits for them.
+func TestSourceWithoutFolders(t *testing.T) {
+	log, _ := logtest.NewNullLogger()
+	ctx, cancel := context.WithCancel(t.Context())
+	sets, ended := make(chan *Set), make(chan error, 1)
+	go func() { ended <- (&Source{Log: log}).Run(ctx, sets) }()
+	if set := <-sets; len(names(set)) != 0 {
+		t.Errorf("got %v", names(set))
+	}
+	cancel()
+	<-ended
+}
