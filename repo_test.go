@@ -113,8 +113,8 @@ func TestDeps(t *testing.T) {
 		},
 		{
 			why:     "what only tests and the demo need stays out of the product",
-			what:    []string{module + "/internal/enginetest", module + "/internal/hosttest", module + "/internal/load", module + "/internal/fakeengine", module + "/internal/haproxytest", module + "/internal/proctest", module + "/pkg/registry/registrytest"},
-			only:    []string{"examples", "e2e", "bench", "internal/enginetest", "internal/hosttest", "internal/load", "internal/fakeengine", "internal/haproxytest", "pkg/registry/registrytest"},
+			what:    []string{module + "/internal/certtest", module + "/internal/enginetest", module + "/internal/hosttest", module + "/internal/load", module + "/internal/fakeengine", module + "/internal/haproxytest", module + "/internal/proctest", module + "/pkg/registry/registrytest"},
+			only:    []string{"examples", "e2e", "bench", "internal/enginetest", "internal/hosttest", "internal/load", "internal/fakeengine", "internal/certtest", "internal/haproxytest", "pkg/registry/registrytest"},
 			inTests: []string{"pkg", "cmd", "internal"},
 		},
 		{

@@ -154,11 +154,15 @@ func (c cases) one(ctx context.Context, dir string) (word string, err error) {
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}
+	certificates, err := s.readCertificates()
+	if err != nil {
+		return "", caseBad{err}
+	}
 	site, err := sitefiles.Read(s.choices())
 	if err != nil {
 		return "", caseBad{err}
 	}
-	in := site.Add(render.Input{Catalog: catalog})
+	in := site.Add(render.Input{Catalog: catalog, Certificates: certificates})
 	files, _, err := renderer.Render(in)
 	if err != nil {
 		return "", caseFailed{err.Error()}
@@ -188,6 +192,9 @@ func (c cases) settings(dir string) (*settings, error) {
 		return nil, err
 	}
 	s.relativeTo(dir)
+	if s.certs != "" && !filepath.IsAbs(s.certs) {
+		s.certs = filepath.Join(dir, s.certs)
+	}
 	switch own := filepath.Join(dir, caseTemplate); {
 	case exists(own):
 		s.template = own

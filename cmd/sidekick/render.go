@@ -16,6 +16,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sidekick-proxy/sidekick/pkg/certificates"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/quarantine"
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
@@ -77,11 +78,15 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
+	certificates, err := s.readCertificates()
+	if err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", err)
+	}
 	site, err := sitefiles.Read(s.choices())
 	if err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error()))
 	}
-	in := site.Add(render.Input{Catalog: catalog})
+	in := site.Add(render.Input{Catalog: catalog, Certificates: certificates})
 	files, _, err := renderer.Render(in)
 	if err != nil {
 		return refusedError{err}
@@ -258,12 +263,25 @@ func (s *settings) choices() render.Choices {
 	return c
 }
 
+// readCertificates reads those of --certs. The error says what is wrong with others.
+func (s *settings) readCertificates() ([]render.Certificate, error) {
+	if s.certs == "" {
+		return nil, nil
+	}
+	return certificates.Read(s.certs)
+}
+
 // renderSettings are the facts of this host that the model holds.
 func (s *settings) renderSettings() render.Settings {
 	low, high, _ := s.portRange() // validate has refused a bad one
+	https := s.httpsListen
+	if https == off {
+		https = ""
+	}
 	return render.Settings{
-		Node: s.node, Zone: s.zone, HTTPListen: s.httpListen, Stats: s.statsListen,
-		ListenLow: low, ListenHigh: high, Set: s.set, RuntimeSocket: s.haproxyRuntimeSocket,
+		Node: s.node, Zone: s.zone, HTTPListen: s.httpListen, HTTPSListen: https, Stats: s.statsListen, Certs: s.certs,
+		HTTPSSocket: filepath.Join(filepath.Dir(s.haproxyConfig), "https.sock"),
+		ListenLow:   low, ListenHigh: high, Set: s.set, RuntimeSocket: s.haproxyRuntimeSocket,
 		ProxyCheck:  render.ProxyCheck(s.proxyCheck),
 		ServerState: filepath.Join(filepath.Dir(s.haproxyConfig), "server.state"),
 	}

@@ -303,7 +303,7 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 // newPorts returns what finds out which ports services can have on this host.
 func (a *agent) newPorts() *ports {
 	host, _, _ := net.SplitHostPort(a.httpListen) // validate has refused a bad one
-	p := &ports{host: host, held: func() []uint16 { return nil }, doubled: map[uint16]bool{}}
+	p := &ports{host: host, https: a.renderSettings().HTTPSListen, ours: a.haproxy == haproxyManaged, held: func() []uint16 { return nil }, doubled: map[uint16]bool{}}
 	if a.driver != nil {
 		p.held = a.driver.Held
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/sidekick-proxy/sidekick/internal/filepoll"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
+	"github.com/sidekick-proxy/sidekick/pkg/certificates"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -43,26 +43,27 @@ type renderStage struct {
 
 // rendering is the state of a renderStage that runs.
 type rendering struct {
-	snapshot *catalog.Snapshot
-	site     *sitefiles.Set // nil before it is known
-	renderer *render.Renderer
-	input    render.Input // of the last text
-	exam     examining
-	good     *render.Renderer    // the last one that made a text
-	refused  error               // why the template on disk is not the one in use
-	told     string              // what was logged of that last, "" since it is in use
-	checks   string              // what people were told of HAProxy's own checks
-	rejected []service.Rejection // that people were told of
-	said     []*service.Override // the same
-	unacted  map[string]string   // the same, by service
-	looked   []*service.Service  // at which was looked for that
-	sent     render.Files
+	snapshot     *catalog.Snapshot
+	certificates []render.Certificate // nil before they are known
+	site         *sitefiles.Set       // nil before it is known
+	renderer     *render.Renderer
+	input        render.Input // of the last text
+	exam         examining
+	good         *render.Renderer    // the last one that made a text
+	refused      error               // why the template on disk is not the one in use
+	told         string              // what was logged of that last, "" since it is in use
+	checks       string              // what people were told of HAProxy's own checks
+	https        string              // the same, on why there is no HTTPS
+	rejected     []service.Rejection // that people were told of
+	said         []*service.Override // the same
+	sent         render.Files
 }
 
 func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan *catalog.Snapshot, out chan<- render.Files) error {
-	contents, sites := make(chan filepoll.Content), make(chan *sitefiles.Set)
+	contents, sites, sets := make(chan filepoll.Content), make(chan *sitefiles.Set), make(chan []render.Certificate)
 	group.Go(func() error { return r.followTemplate(ctx, contents) })
 	group.Go(func() error { return r.followSite(ctx, sites) })
+	group.Go(func() error { return r.followCertificates(ctx, sets) })
 	probe := time.NewTicker(portProbe)
 	defer probe.Stop()
 	wake := time.NewTimer(portProbe)
@@ -79,7 +80,6 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 			r.state.SetCatalog(now.snapshot.Catalog, now.snapshot.Live, now.snapshot.Saved)
 			r.tellRejected(&now)
 			r.tellOverrides(&now)
-			r.tellUnacted(&now)
 		case content := <-contents:
 			r.parse(content, &now)
 			r.ports.forget()
@@ -90,6 +90,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case <-wake.C:
 			continue
 		case now.site = <-sites:
+		case now.certificates = <-sets:
 		case <-r.again:
 			onlyPorts = true
 		case <-probe.C:
@@ -97,7 +98,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if now.snapshot == nil || now.renderer == nil || now.site == nil {
+		if now.snapshot == nil || now.renderer == nil || now.site == nil || now.certificates == nil {
 			continue
 		}
 		if err := r.step(ctx, &now, onlyPorts, out); err != nil {
@@ -109,7 +110,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 // step makes the text and sends it, unless only the ports may have changed and did not: then the
 // driver has this text, and tries by itself.
 func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, out chan<- render.Files) error {
-	if onlyPorts && !r.ports.asked(now.snapshot.Catalog) {
+	if onlyPorts && len(r.ports.asked(now.wanted())) == 0 {
 		return nil
 	}
 	files, model, err := r.render(ctx, now)
@@ -128,6 +129,7 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	r.tellHeld(now)
 	r.state.SetModel(model)
 	r.tellChecks(now, model)
+	r.tellHTTPS(now, model)
 	if onlyPorts && files.Hash() == now.sent.Hash() {
 		return nil
 	}
@@ -173,29 +175,6 @@ func (r *renderStage) tellOverrides(now *rendering) {
 	now.said = overrides
 }
 
-// tellUnacted warns once of each service with labels on which the built-in template does not act.
-func (r *renderStage) tellUnacted(now *rendering) {
-	if r.template != "" {
-		return
-	}
-	if now.unacted == nil {
-		now.unacted = map[string]string{}
-	}
-	services := now.snapshot.Catalog.Services
-	for at, s := range services {
-		if at < len(now.looked) && now.looked[at] == s {
-			continue
-		}
-		names := strings.Join(render.Unacted(s.Spec.Options), ", ")
-		if names != "" && now.unacted[s.Name] != names {
-			r.log.WithFields(logrus.Fields{"service": s.Name, "labels": names}).
-				Warn("labels that the built-in template does not act on yet: the service is served as if it had none of them")
-		}
-		now.unacted[s.Name] = names
-	}
-	now.looked = services
-}
-
 // complain logs what is wrong with the template, unless that is what was logged last.
 func (r *renderStage) complain(now *rendering, err error) {
 	if now.told == err.Error() {
@@ -234,11 +213,35 @@ func (r *renderStage) tellChecks(now *rendering, m *render.Model) {
 	r.log.WithFields(logrus.Fields{"checks": checks, "servers": servers}).Info("--proxy-check auto has decided on HAProxy's own checks")
 }
 
+// tellHTTPS tells why there is no HTTPS though there is a directory of certificates, whenever that is
+// something else.
+func (r *renderStage) tellHTTPS(now *rendering, m *render.Model) {
+	if m.HTTPSWhy == now.https {
+		return
+	}
+	now.https = m.HTTPSWhy
+	if m.HTTPSWhy == "" {
+		r.state.SetRejected("https")(nil)
+		r.log.WithField("listen", m.HTTPSListen).Info("there is HTTPS now")
+		return
+	}
+	r.state.SetRejected("https")([]service.Rejection{{
+		Kind: service.RejectedCertificate, Node: r.node, Name: "HTTPS", Reason: "there is no HTTPS: " + m.HTTPSWhy,
+	}})
+	r.log.WithField("why", m.HTTPSWhy).Warn("there is no HTTPS")
+}
+
+// wanted is what the text is made of, without the ports that cannot be had.
+func (now *rendering) wanted() render.Input {
+	return render.Input{Catalog: now.snapshot.Catalog, Certificates: now.certificates}
+}
+
 // render makes the text with the ports that can be had, and the services that can be served.
 func (r *renderStage) render(ctx context.Context, now *rendering) (render.Files, *render.Model, error) {
-	c := now.snapshot.Catalog
 	for {
-		now.input = now.site.Add(render.Input{Catalog: c, Taken: r.ports.taken(ctx, c), Held: now.exam.ward.Held(c)})
+		in := now.wanted()
+		in.Taken, in.Held = r.ports.taken(ctx, in), now.exam.ward.Held(in.Catalog)
+		now.input = now.site.Add(in)
 		files, model, err := now.renderer.Render(now.input)
 		if faults, ok := errors.AsType[render.ServiceErrors](err); ok && r.blame(now, faults) {
 			continue
@@ -260,6 +263,16 @@ func (r *renderStage) followTemplate(ctx context.Context, out chan<- filepoll.Co
 // followSite sends what the folders of --set hold, and again when that changes.
 func (r *renderStage) followSite(ctx context.Context, out chan<- *sitefiles.Set) error {
 	source := &sitefiles.Source{Choices: r.choices(), Node: r.node, Log: r.log, Rejected: r.state.SetRejected("folders")}
+	return source.Run(ctx, out)
+}
+
+// followCertificates sends the certificates, and again when they change; none if there is no directory of
+// them.
+func (r *renderStage) followCertificates(ctx context.Context, out chan<- []render.Certificate) error {
+	if r.certs == "" {
+		return send(ctx, out, []render.Certificate{})
+	}
+	source := &certificates.Source{Dir: r.certs, Node: r.node, Log: r.log, Rejected: r.state.SetRejected("certificates")}
 	return source.Run(ctx, out)
 }
 

@@ -122,7 +122,8 @@ func (s *settings) listServices(cmd *cobra.Command, direct bool) ([]admin.Servic
 	if err != nil {
 		return nil, err
 	}
-	model := render.Build(render.Input{Catalog: catalog}, s.renderSettings())
+	certificates, _ := s.readCertificates() // the agent tells what is wrong with others
+	model := render.Build(render.Input{Catalog: catalog, Certificates: certificates}, s.renderSettings())
 	return admin.Services(catalog, model, nil, nil, time.Now()), nil
 }
 

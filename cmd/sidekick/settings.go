@@ -64,7 +64,8 @@ type settings struct {
 
 	haproxy, haproxyBin, haproxyConfig        string
 	haproxyMasterSocket, haproxyRuntimeSocket string
-	httpListen, statsListen                   string
+	httpListen, httpsListen, statsListen      string
+	certs                                     string
 	listenPorts, proxyCheck                   string
 
 	settle, settleMax, reloadInterval time.Duration
@@ -109,10 +110,7 @@ func newSettings() *settings {
 	f.StringVar(&s.haproxyConfig, "haproxy-config", "/run/sidekick/haproxy.cfg", "`file` that HAProxy reads")
 	f.StringVar(&s.haproxyMasterSocket, "haproxy-master-socket", "/run/sidekick/master.sock", "`socket` of HAProxy's master")
 	f.StringVar(&s.haproxyRuntimeSocket, "haproxy-runtime-socket", "/run/sidekick/haproxy.sock", "`socket` of HAProxy's runtime API")
-	f.StringVar(&s.httpListen, "http-listen", ":80", "`ADDR:PORT` for HTTP in the built-in template")
-	f.StringVar(&s.statsListen, "stats-listen", "127.0.0.1:8405", "`ADDR:PORT` for HAProxy's statistics and metrics in the built-in template")
-	f.StringVar(&s.listenPorts, "listen-ports", "1024-65535", "ports that sidekick.listen may ask for, `LOW-HIGH`")
-	f.StringVar(&s.proxyCheck, "proxy-check", string(render.ProxyCheckAuto), "whether HAProxy checks servers too, by slow TCP connections: \"on\", \"off\", or \"auto\": on up to 2,000 servers, decided at the start and when services come or go")
+	s.ofListeners(f)
 
 	f.DurationVar(&s.settle, "settle", 10*time.Millisecond, "quiet time that ends a burst of changes; a lone change is not delayed")
 	f.DurationVar(&s.settleMax, "settle-max", 250*time.Millisecond, "longest time that a burst holds changes back")
@@ -123,6 +121,16 @@ func newSettings() *settings {
 
 	s.ofProcess(f)
 	return s
+}
+
+// ofListeners declares where and how the built-in template listens and checks.
+func (s *settings) ofListeners(f *pflag.FlagSet) {
+	f.StringVar(&s.httpListen, "http-listen", ":80", "`ADDR:PORT` for HTTP in the built-in template")
+	f.StringVar(&s.httpsListen, "https-listen", ":443", "`ADDR:PORT` for HTTPS and for TLS that is passed through in the built-in template, or \"off\"; nothing listens there without --certs or such a service")
+	f.StringVar(&s.certs, "certs", "", "`directory` of certificates for HTTPS, each with its key: NAME.pem, NAME.crt with NAME.key, or NAME/fullchain.pem with NAME/privkey.pem; a change is taken up at once")
+	f.StringVar(&s.statsListen, "stats-listen", "127.0.0.1:8405", "`ADDR:PORT` for HAProxy's statistics and metrics in the built-in template")
+	f.StringVar(&s.listenPorts, "listen-ports", "1024-65535", "ports that sidekick.listen may ask for, `LOW-HIGH`")
+	f.StringVar(&s.proxyCheck, "proxy-check", string(render.ProxyCheckAuto), "whether HAProxy checks servers too, by slow TCP connections: \"on\", \"off\", or \"auto\": on up to 2,000 servers, decided at the start and when services come or go")
 }
 
 // mapVar declares a map that is empty unless it is given.
@@ -143,7 +151,7 @@ func (s *settings) ofProcess(f *pflag.FlagSet) {
 // Groups of settings that commands have in common.
 var (
 	registrySettings = []string{"registry", "registry-ca", "registry-cert", "registry-key", "registry-user", "registry-password-file", "prefix"}
-	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "stats-listen", "listen-ports", "proxy-check", "haproxy-bin", "haproxy-config", "haproxy-runtime-socket"}
+	templateSettings = []string{"node", "zone", "template", "set", "http-listen", "https-listen", "certs", "stats-listen", "listen-ports", "proxy-check", "haproxy-bin", "haproxy-config", "haproxy-runtime-socket"}
 	logSettings      = []string{"log-level", "log-format"}
 )
 
@@ -364,8 +372,10 @@ func (s *settings) validateAddresses() error {
 		}
 	}
 	errs = append(errs, listenAddress("http-listen", s.httpListen), listenAddress("stats-listen", s.statsListen))
-	if s.admin != off {
-		errs = append(errs, listenAddress("admin", s.admin))
+	for name, address := range map[string]string{"admin": s.admin, "https-listen": s.httpsListen} {
+		if address != off {
+			errs = append(errs, listenAddress(name, address))
+		}
 	}
 	if _, _, err := s.portRange(); err != nil {
 		errs = append(errs, err)
@@ -378,7 +388,7 @@ func (s *settings) validateAddresses() error {
 // go to one or the other by chance.
 func (s *settings) validateClashes() error {
 	listens := []struct{ name, address string }{
-		{"http-listen", s.httpListen}, {"stats-listen", s.statsListen}, {"admin", s.admin},
+		{"http-listen", s.httpListen}, {"https-listen", s.httpsListen}, {"stats-listen", s.statsListen}, {"admin", s.admin},
 	}
 	var errs []error
 	for i, a := range listens {

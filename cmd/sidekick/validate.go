@@ -52,7 +52,8 @@ func (s *settings) validateAll(ctx context.Context, whole bool) error {
 	}
 	_, errRegistry := s.registryConfig()
 	_, errSite := sitefiles.Read(s.choices())
-	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices(), errSite, s.validateConfd(ctx))
+	_, errCertificates := s.readCertificates()
+	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices(), errSite, errCertificates, s.validateConfd(ctx))
 }
 
 // validateServices finds what is wrong with the services files.
@@ -84,8 +85,9 @@ func (s *settings) validateTemplate() error {
 	if err != nil {
 		return err
 	}
-	site, _ := sitefiles.Read(s.choices()) // what is wrong there is told elsewhere
-	_, _, err = renderer.Render(site.Add(render.Input{Catalog: catalog}))
+	site, _ := sitefiles.Read(s.choices())  // what is wrong there is told elsewhere
+	certificates, _ := s.readCertificates() // what is wrong with others is told elsewhere
+	_, _, err = renderer.Render(site.Add(render.Input{Catalog: catalog, Certificates: certificates}))
 	return err
 }
 
@@ -109,6 +111,7 @@ func (s *settings) modelOf(prospects []docker.Prospect) (*render.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	site, _ := sitefiles.Read(s.choices()) // what is wrong there is told elsewhere
-	return render.Build(site.Add(render.Input{Catalog: catalog}), s.renderSettings()), nil
+	site, _ := sitefiles.Read(s.choices())  // what is wrong there is told elsewhere
+	certificates, _ := s.readCertificates() // what is wrong with others is told elsewhere
+	return render.Build(site.Add(render.Input{Catalog: catalog, Certificates: certificates}), s.renderSettings()), nil
 }

@@ -212,9 +212,6 @@ func registered(v verdict, of *compose.Service, p *docker.Prospect) verdict {
 		v.Port = 0
 	}
 	v.Notes = append(v.Notes, advice(of, p)...)
-	if names := render.Unacted(p.Options); len(names) > 0 {
-		v.Notes = append(v.Notes, "the built-in template does not act on "+strings.Join(names, ", ")+" yet: it is served as if it had none of them; a template of your own can")
-	}
 	return v
 }
 

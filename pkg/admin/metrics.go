@@ -22,6 +22,7 @@ type collector struct {
 	oldWorkers, oldWorkersMemory      *prometheus.Desc
 	serversDown                       *prometheus.Desc
 	instances, rejected, servicesDesc *prometheus.Desc
+	certificateExpiry                 *prometheus.Desc
 }
 
 func newCollector(s *State) *collector {
@@ -29,22 +30,23 @@ func newCollector(s *State) *collector {
 		return prometheus.NewDesc("sidekick_"+name, help, labels, nil)
 	}
 	return &collector{
-		state:            s,
-		stageSuccess:     desc("stage_last_success_timestamp_seconds", "When the stage last succeeded, as Unix time; 0 for never.", "stage"),
-		stageErrors:      desc("stage_errors_total", "Failures of the stage.", "stage"),
-		reloads:          desc("reloads_total", "Reloads of HAProxy, by what made them necessary.", "reason"),
-		runtimeCommands:  desc("runtime_commands_total", "Commands that HAProxy's runtime API accepted."),
-		revision:         desc("registry_revision", "Revision of the registry that the catalog shows."),
-		staleness:        desc("registry_staleness_seconds", "Time since the registry last confirmed the catalog."),
-		problem:          desc("registry_problem", "1 for each cause for which a stage cannot use the registry at present.", "cause"),
-		differences:      desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
-		oldWorkers:       desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
-		oldWorkersMemory: desc("old_workers_memory_bytes", "What these workers hold for their connections; their configuration comes on top."),
-		serversDown:      desc("servers_down", "Servers in service that HAProxy's own checks find down."),
-		inStep:           desc("in_step", "1 when every stage works and HAProxy runs what is wanted."),
-		instances:        desc("instances", "Instances in the catalog, by state; starting ones are this host's only.", "state"),
-		rejected:         desc("rejected", "What is left out at present: values, keys and labels that break a rule.", "kind"),
-		servicesDesc:     desc("services", "Services in the catalog."),
+		state:             s,
+		stageSuccess:      desc("stage_last_success_timestamp_seconds", "When the stage last succeeded, as Unix time; 0 for never.", "stage"),
+		stageErrors:       desc("stage_errors_total", "Failures of the stage.", "stage"),
+		reloads:           desc("reloads_total", "Reloads of HAProxy, by what made them necessary.", "reason"),
+		runtimeCommands:   desc("runtime_commands_total", "Commands that HAProxy's runtime API accepted."),
+		revision:          desc("registry_revision", "Revision of the registry that the catalog shows."),
+		staleness:         desc("registry_staleness_seconds", "Time since the registry last confirmed the catalog."),
+		problem:           desc("registry_problem", "1 for each cause for which a stage cannot use the registry at present.", "cause"),
+		differences:       desc("proxy_differences", "Differences between what HAProxy runs and what is wanted, at the last look."),
+		oldWorkers:        desc("old_workers", "HAProxy workers of before a reload that still finish streams."),
+		oldWorkersMemory:  desc("old_workers_memory_bytes", "What these workers hold for their connections; their configuration comes on top."),
+		serversDown:       desc("servers_down", "Servers in service that HAProxy's own checks find down."),
+		inStep:            desc("in_step", "1 when every stage works and HAProxy runs what is wanted."),
+		instances:         desc("instances", "Instances in the catalog, by state; starting ones are this host's only.", "state"),
+		rejected:          desc("rejected", "What is left out at present: values, keys and labels that break a rule.", "kind"),
+		certificateExpiry: desc("certificate_expiry_timestamp_seconds", "Until when the certificate is valid, as Unix time.", "certificate"),
+		servicesDesc:      desc("services", "Services in the catalog."),
 	}
 }
 
@@ -84,6 +86,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, kind := range slices.Sorted(maps.Keys(rejected)) {
 		gauge(c.rejected, float64(rejected[kind]), kind)
 	}
+	if _, model, _ := c.state.view(); model != nil {
+		for _, certificate := range model.Certificates {
+			gauge(c.certificateExpiry, float64(certificate.NotAfter.Unix()), certificate.Name)
+		}
+	}
 }
 
 // problems are all causes for which the registry may be out of use, with 1 for those that it is for.
@@ -115,7 +122,7 @@ func has(catalog *service.Catalog, r service.Rejection) bool {
 func (s *State) counts() (states, rejected map[string]int) {
 	catalog, model, local := s.view()
 	states = map[string]int{"ready": 0, "draining": 0, "unhealthy": 0, stateStarting: 0, stateWaiting: 0, stateSuspect: 0}
-	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0, rejectedText: refusedIn(model)}
+	rejected = map[string]int{"label": 0, "value": 0, "key": 0, service.RejectedFile: 0, service.RejectedCertificate: 0, rejectedText: refusedIn(model)}
 	all := local
 	if catalog != nil {
 		all = slices.Concat(local, catalog.Rejected)

@@ -12,9 +12,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -89,6 +91,9 @@ func wanted(cfg Config, i int) (render.Files, error) {
 	if entries, err := os.ReadFile(textName(cfg, i) + ".map"); err == nil {
 		want = append(want, render.File{Name: "hosts.map", Blocks: []render.Block{render.NewBlock("", string(entries))}})
 	}
+	if pem, err := os.ReadFile(textName(cfg, i) + ".pem"); err == nil {
+		want = append(want, render.File{Name: "site.pem", Blocks: []render.Block{render.NewBlock("", string(pem))}})
+	}
 	return want, nil
 }
 
@@ -119,7 +124,8 @@ func TestTwoUsersAndTwoPidNamespaces(t *testing.T) {
 			t.Fatal(err)
 		}
 		one, two, low := haproxytest.Server(t, "one"), haproxytest.Server(t, "two"), lowAddress(t, "127.0.0.23")
-		mapped := strings.Replace(b.text("", "s1 "+one), "default_backend be_web", "bind "+low+"\n    use_backend %[req.hdr(host),lower,map(hosts.map,be_web)]", 1)
+		secure, inner := lowAddress(t, "127.0.0.24"), filepath.Join(dir, "https.sock")
+		mapped := strings.Replace(b.text("", "s1 "+one), "default_backend be_web", "bind "+low+"\n    bind "+secure+" ssl crt site.pem\n    bind unix@"+inner+" mode 600 accept-proxy\n    use_backend %[req.hdr(host),lower,map(hosts.map,be_web)]", 1)
 		texts := []string{
 			b.text("", "s1 "+one),
 			b.text("", "s1 "+one, "s2 "+two+" weight 5"),
@@ -128,6 +134,9 @@ func TestTwoUsersAndTwoPidNamespaces(t *testing.T) {
 			b.stateful(strings.Replace(mapped, "global\n", "global\n    default-path config\n", 1)),
 		}
 		b.wants(t, texts)
+		if err := os.WriteFile(textName(b.cfg, len(texts)-1)+".pem", []byte(certtest.Make(t, 7, time.Hour, "a.test").PEM()), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		end := b.container(t)
 		b.agentContainer(t)
 		for i, want := range []string{"<nil>", "<nil>", "mode 660", "chroot", "<nil>"} {
@@ -137,6 +146,9 @@ func TestTwoUsersAndTwoPidNamespaces(t *testing.T) {
 			}
 		}
 		haproxytest.Until(t, "the low port to answer", answers(low, "one"))
+		if got, _ := certtest.Shown(secure, "a.test"); got != 7 {
+			t.Errorf("got certificate %d, want 7", got)
+		}
 		b.sharesFiles(t)
 		end()
 		b.setsAside(t)
@@ -221,7 +233,7 @@ func (b *bench) agentContainer(tb testing.TB) {
 func (b *bench) sharesFiles(tb testing.TB) {
 	tb.Helper()
 	modes := map[string]fs.FileMode{
-		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "hosts.map": 0o644, ".haproxy.cfg.live": fs.ModeDir | fs.ModeSetgid | 0o775,
+		filepath.Base(b.cfg.Path): 0o644, appliedName: 0o644, "hosts.map": 0o644, "site.pem": secretMode, "https.sock": fs.ModeSocket | 0o600, ".haproxy.cfg.live": fs.ModeDir | fs.ModeSetgid | 0o775,
 		filepath.Base(b.statePath()):      0o644,
 		filepath.Base(b.cfg.MasterSocket): fs.ModeSocket | 0o660, filepath.Base(b.cfg.RuntimeSocket): fs.ModeSocket | 0o660,
 	}

@@ -16,6 +16,8 @@ type builder struct {
 	disputed map[string]bool // services of which two claimed the same when that was last decided
 	targets  map[string]bool // services to which a split led then
 	taken    map[uint16]string
+	given    []Certificate // as of the last model
+	tls      tlsState
 	routes   []Route
 	check    bool // HAProxy checks servers
 	users    map[string]UserFile
@@ -34,8 +36,14 @@ type record struct {
 func (b *builder) build(in Input) *Model {
 	services := in.Served()
 	reload := b.records == nil || !slices.EqualFunc(b.records, services, isOf)
-	if changed := b.update(services); changed || !maps.Equal(in.Taken, b.taken) {
-		b.taken = maps.Clone(in.Taken)
+	first := b.records == nil
+	changed := b.update(services)
+	if first || !maps.Equal(in.Taken, b.taken) || !slices.EqualFunc(in.Certificates, b.given, sameCertificate) {
+		changed = true
+		b.taken, b.given = maps.Clone(in.Taken), in.Certificates
+		b.tls = newTLSState(b.given, b.settings, b.taken)
+	}
+	if changed {
 		b.decide()
 	}
 	if reload {
@@ -46,6 +54,7 @@ func (b *builder) build(in Input) *Model {
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
 		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check, ServerState: s.ServerState,
+		Certificates: b.tls.certificates, HTTPS: b.tls.https() == "", HTTPSPort: portSuffix(s.HTTPSListen), HTTPSSocket: s.HTTPSSocket,
 		Choices:  s.choices,
 		Services: make([]*Service, 0, len(b.records)), LeftOut: b.leftOut(in), Routes: b.routes,
 	}
@@ -57,6 +66,10 @@ func (b *builder) build(in Input) *Model {
 			r.model = r.base.with(r.decision, b.check, admit(r.source, s.choices, b.users), r.refused)
 		}
 		m.Services = append(m.Services, r.model)
+		m.Passthrough = m.Passthrough || len(r.model.TLSRoutes) > 0
+	}
+	if len(m.Certificates) > 0 || s.Certs != "" {
+		m.HTTPSWhy = b.tls.https()
 	}
 	m.UserLists = userLists(m.Services, b.users)
 	m.Pages, m.MaintenancePage = pagesOf(in.Pages)
@@ -140,7 +153,7 @@ func (b *builder) recordOf(s *service.Service, known *record) (r *record, decide
 func (b *builder) decide() {
 	ordered := slices.Clone(b.records)
 	slices.SortFunc(ordered, func(x, y *record) int { return x.claims.compare(y.claims) })
-	j := newJudge(b.settings, b.taken)
+	j := newJudge(b.settings, b.taken, b.tls)
 	for at, d := range j.decide(ordered) {
 		if r := ordered[at]; r.model == nil || !d.equal(r.decision) {
 			r.decision, r.model = d, nil

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -16,6 +17,7 @@ type Choices struct {
 	AcceptProxy bool   // accept-proxy=true: what connects to the proxy begins with a PROXY protocol header, as from another load balancer
 	ServerCA    string // server-ca=PATH: a file of certificates, as HAProxy finds it, that vouch for those of servers; empty to take any
 	ServerCert  string // server-cert=PATH: a file with the certificate and key that servers are shown, for mutual TLS; empty for none
+	HSTS        int    // hsts=SECONDS: for how long browsers are told to come by HTTPS alone, 0 for not at all
 
 	TrustedProxies []netip.Prefix // trusted-proxies=CIDR,…: from these what they say of the client is believed, such as X-Forwarded-For
 	AccessLog      AccessLog      // access-log=off, http or json: how requests are logged
@@ -43,6 +45,7 @@ type choice struct {
 //
 //nolint:gochecknoglobals // a constant, for which Go has no notation
 var choices = [...]choice{
+	{"hsts", func(c *Choices, text string) error { return applySeconds(&c.HSTS, text) }},
 	{"accept-proxy", func(c *Choices, text string) error { return applyBool(&c.AcceptProxy, text) }},
 	{"server-ca", func(c *Choices, text string) error { return applyPath(&c.ServerCA, text) }},
 	{"server-cert", func(c *Choices, text string) error { return applyPath(&c.ServerCert, text) }},
@@ -74,6 +77,17 @@ func FreeValues(set map[string]string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(set)), func(name string) bool {
 		return slices.ContainsFunc(choices[:], func(c choice) bool { return c.name == name })
 	})
+}
+
+// applySeconds reads a number of seconds, which may be a few years.
+func applySeconds(n *int, text string) error {
+	const most = 10 * 365 * 24 * 3600
+	number, err := strconv.Atoi(text)
+	if err != nil || number < 0 || number > most {
+		return fmt.Errorf("write a number of seconds from 0 to %d", most)
+	}
+	*n = number
+	return nil
 }
 
 func applyBool(b *bool, text string) error {

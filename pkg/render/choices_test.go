@@ -21,7 +21,7 @@ func TestChoicesAreRead(t *testing.T) {
 }
 
 func TestWrongChoicesAreAllReported(t *testing.T) {
-	for name, text := range map[string]string{"accept-proxy": "yes", "server-ca": "ca.pem", "server-cert": "/a b", "access-log": "yes", "auth-dir": "", "error-dir": "", "trusted-proxies": "all"} {
+	for name, text := range map[string]string{"accept-proxy": "yes", "hsts": "yes", "server-ca": "ca.pem", "server-cert": "/a b", "access-log": "yes", "auth-dir": "", "error-dir": "", "trusted-proxies": "all"} {
 		_, err := ChoicesOf(map[string]string{name: text})
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "write ") {
 			t.Errorf("%s=%s: got %v, want an error with the name and what may be written", name, text, err)

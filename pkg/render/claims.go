@@ -18,13 +18,20 @@ type claims struct {
 	lead   *service.Instance // whose age is the service's; nil for one of unknown age
 	routes []Route
 	listen uint16
+	tls    tlsClaims
 	split  string // what sidekick.split says, "" for nothing
 	auth   string // what sidekick.auth says, "" for nothing
 	usable bool   // has a server that takes requests
 }
 
 func claimsOf(s *service.Service) claims {
-	c := claims{name: s.Name, mode: cmp.Or(s.Spec.Mode, service.HTTP), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen, split: s.Spec.Options["split"], auth: s.Spec.Options["auth"]}
+	c := claims{
+		name: s.Name, mode: modeOf(s), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen,
+		tls: tlsClaimsOf(s), split: s.Spec.Options["split"], auth: s.Spec.Options["auth"],
+	}
+	if c.tls.redirect {
+		c.routes = redirectRoutes(c.tls.sni)
+	}
 	if c.mode == service.TCP {
 		return c
 	}
@@ -60,7 +67,8 @@ func backendName(name string) string { return "be_" + name }
 // equal tells whether both claim the same. Who comes first is what compare says, and usable counts only
 // for what other services' splits lead to.
 func (c claims) equal(other claims) bool {
-	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && c.auth == other.auth && slices.Equal(c.routes, other.routes)
+	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && c.auth == other.auth &&
+		c.tls.equal(other.tls) && slices.Equal(c.routes, other.routes)
 }
 
 // compare orders claims: services that have instances before those that are only remembered, then
@@ -95,16 +103,17 @@ type decision struct {
 	listenWhy string
 	slices    []Slice // of its requests, that go to other services
 	split     bool    // another service's split leads to it
+	tls       tlsDecision
 	why       string
 }
 
 func (d decision) equal(other decision) bool {
 	return d.listen == other.listen && d.listenWhy == other.listenWhy && d.why == other.why && d.split == other.split &&
-		slices.Equal(d.routes, other.routes) && slices.Equal(d.slices, other.slices)
+		d.tls.equal(other.tls) && slices.Equal(d.routes, other.routes) && slices.Equal(d.slices, other.slices)
 }
 
 // routed tells whether requests come to the service by a route or a port of its own.
-func (d decision) routed() bool { return d.listen != 0 || len(d.routes) > 0 }
+func (d decision) routed() bool { return d.listen != 0 || len(d.routes) > 0 || len(d.tls.sni) > 0 }
 
 // reachable tells whether any request can come to the service.
 func (d decision) reachable() bool { return d.routed() || d.split }
@@ -124,16 +133,25 @@ type judge struct {
 	taken    map[uint16]string // ports of others on this host
 	routes   map[string]string // key → service
 	ports    map[uint16]string // port → service
+	tls      tlsState
+	sni      map[string]string // host whose TLS is passed through → service
+	seen     map[string]bool   // hosts whose TLS is not, though that of a wildcard is
 	disputed map[string]bool   // services that claimed what another one claimed as well
 	targets  map[string]bool   // services that another one's split names
 }
 
-func newJudge(s Settings, taken map[uint16]string) *judge {
-	return &judge{settings: s, own: s.ownPorts(), taken: taken, routes: map[string]string{}, ports: map[uint16]string{}, disputed: map[string]bool{}, targets: map[string]bool{}}
+func newJudge(s Settings, taken map[uint16]string, tls tlsState) *judge {
+	return &judge{
+		settings: s, own: s.ownPorts(), taken: taken, tls: tls, routes: map[string]string{}, ports: map[uint16]string{},
+		sni: map[string]string{}, seen: map[string]bool{}, disputed: map[string]bool{}, targets: map[string]bool{},
+	}
 }
 
 // decide settles all claims, those of the first records before others'.
 func (j *judge) decide(records []*record) []decision {
+	for _, r := range records {
+		j.grantSNI(r.claims)
+	}
 	decided := make([]decision, len(records))
 	for at, r := range records {
 		decided[at] = j.grant(r.claims)
@@ -141,7 +159,7 @@ func (j *judge) decide(records []*record) []decision {
 	j.splits(records, decided)
 	for at, r := range records {
 		if d := &decided[at]; d.why == "" && !d.reachable() {
-			d.why = unreachable(r.claims.mode)
+			d.why = unreachable(r.claims)
 		}
 	}
 	return decided
@@ -150,13 +168,21 @@ func (j *judge) decide(records []*record) []decision {
 // grant gives a service what nobody before it has.
 func (j *judge) grant(c claims) decision {
 	var d decision
+	d.tls = j.decideTLS(c, d.say)
 	for _, r := range c.routes {
-		if strings.HasPrefix(r.Host, "*.") && strings.Count(r.Host, ".") > deepest {
-			d.say(fmt.Sprintf("%s has more than %d labels behind its star, where wildcards are not looked for: choose a shorter one", r.Host, deepest))
+		if r.Backend == redirectBackend && !d.tls.redirect {
+			continue
+		}
+		if why := tooDeep(r.Host); why != "" {
+			d.say(why)
 			continue
 		}
 		if owner := j.routes[r.Key]; owner != "" {
 			j.disputed[owner], j.disputed[c.name] = true, true
+			if r.Backend == redirectBackend {
+				d.say(fmt.Sprintf("plain HTTP for %s leads to service %s, so that it is not redirected: give that sidekick.redirect=https, or another host", r.Host, owner))
+				continue
+			}
 			d.say(fmt.Sprintf("%s belongs to service %s, which is older: choose another host or path, or give both sidekick.service=%s to share the requests", r.Host+r.Path, owner, owner))
 			continue
 		}
@@ -167,9 +193,10 @@ func (j *judge) grant(c claims) decision {
 		if owner := j.ports[c.listen]; owner != "" {
 			j.disputed[owner], j.disputed[c.name] = true, true
 		}
-		if d.listenWhy = j.refuse(c.listen); d.listenWhy == "" {
+		if d.listenWhy = cmp.Or(j.refuse(c.listen), j.refuseTLS(c)); d.listenWhy == "" {
 			d.listen = c.listen
 			j.ports[c.listen] = c.name
+			d.tls.listen = c.tls.asked == tlsTerminate
 		} else {
 			d.say(d.listenWhy)
 		}
@@ -179,6 +206,14 @@ func (j *judge) grant(c claims) decision {
 
 // deepest is how many labels behind the star the built-in template looks for.
 const deepest = 8
+
+// tooDeep says why a wildcard is not found, or "".
+func tooDeep(host string) string {
+	if !strings.HasPrefix(host, "*.") || strings.Count(host, ".") <= deepest {
+		return ""
+	}
+	return fmt.Sprintf("%s has more than %d labels behind its star, where wildcards are not looked for: choose a shorter one", host, deepest)
+}
 
 // refuse says why nobody, or nobody else, can have the port on this host, or "" if it is free.
 func (j *judge) refuse(port uint16) string {
@@ -196,9 +231,20 @@ func (j *judge) refuse(port uint16) string {
 	return ""
 }
 
-func unreachable(mode service.Mode) string {
-	if mode == service.TCP {
+func unreachable(c claims) string {
+	switch {
+	case c.tls.asked == tlsPassthrough:
+		return "no sidekick.host or sidekick.listen, so that nothing leads to the service: set one of them"
+	case c.mode == service.TCP:
 		return "no sidekick.listen, without which nothing leads to a service in mode tcp: set it to a port"
 	}
 	return "no sidekick.host, sidekick.default or sidekick.listen, so that nothing leads to the service: set one of them"
+}
+
+// modeOf is how a service's connections are served: TLS that is passed through hides what they carry.
+func modeOf(s *service.Service) service.Mode {
+	if PassesThrough(s) {
+		return service.TCP
+	}
+	return cmp.Or(s.Spec.Mode, service.HTTP)
 }

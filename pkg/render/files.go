@@ -46,12 +46,18 @@ func (f File) Text() string {
 	return b.String()
 }
 
-// userHash is a user of HAProxy's up to the password or its hash.
-var userHash = regexp.MustCompile(`(?m)^(\s*user\s.*\s(?:insecure-)?password\s+)(\S+)`)
+// What a text may have that is for nobody but HAProxy: a user's password or its hash, and a private key,
+// even if its end is missing.
+var (
+	userHash   = regexp.MustCompile(`(?m)^(\s*user\s.*\s(?:insecure-)?password\s+)(\S+)`)
+	privateKey = regexp.MustCompile(`(?s)-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`)
+)
 
-// Secret tells whether the file has what is for nobody but HAProxy: hashes of passwords.
+// Secret tells whether the file has what is for nobody but HAProxy: private keys and hashes of passwords.
 func (f File) Secret() bool {
-	return slices.ContainsFunc(f.Blocks, func(b Block) bool { return strings.Contains(b.Text, "password") && userHash.MatchString(b.Text) })
+	return slices.ContainsFunc(f.Blocks, func(b Block) bool {
+		return strings.Contains(b.Text, "PRIVATE KEY-----") || strings.Contains(b.Text, "password") && userHash.MatchString(b.Text)
+	})
 }
 
 // Shown is the file as people may see it: in the place of a secret stands by what it can be told from
@@ -60,7 +66,10 @@ func (f File) Shown() string {
 	if !f.Secret() {
 		return f.Text()
 	}
-	return userHash.ReplaceAllStringFunc(f.Text(), func(line string) string {
+	text := privateKey.ReplaceAllStringFunc(f.Text(), func(key string) string {
+		return fmt.Sprintf("(a private key, %.4x)", sha256.Sum256([]byte(key)))
+	})
+	return userHash.ReplaceAllStringFunc(text, func(line string) string {
 		part := userHash.FindStringSubmatch(line)
 		return fmt.Sprintf("%s(secret, %.4x)", part[1], sha256.Sum256([]byte(part[2])))
 	})

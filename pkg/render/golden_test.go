@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 	"github.com/sidekick-proxy/sidekick/templates"
@@ -55,7 +57,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			files, model, err := r.Render(Input{Catalog: readCatalog(t, path), Taken: map[uint16]string{9999: "port 9999 is in use by another program"}})
+			files, model, err := r.Render(Input{Catalog: readCatalog(t, path), Certificates: readCertificates(t, base+".certs"), Taken: map[uint16]string{9999: "port 9999 is in use by another program"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,6 +65,27 @@ func TestGolden(t *testing.T) {
 			checkHAProxy(t, files)
 		})
 	}
+}
+
+// readCertificates makes a certificate for each line of a file: its name and those that it is for, and
+// valid for the longer the further up it stands. A case without such a file has none.
+func readCertificates(tb testing.TB, path string) (all []Certificate) {
+	tb.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	for i, line := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+		words := strings.Fields(line)
+		all = append(all, madeCertificate(tb, words[0], int64(i), time.Duration(100-i)*time.Hour, words[1:]...))
+	}
+	return all
+}
+
+func madeCertificate(tb testing.TB, name string, serial int64, valid time.Duration, names ...string) Certificate {
+	tb.Helper()
+	slices.Sort(names)
+	return Certificate{Name: name, Names: names, NotAfter: time.Now().Add(valid), Text: certtest.Make(tb, serial, valid, names...).PEM()}
 }
 
 func readCatalog(tb testing.TB, path string) *service.Catalog {
@@ -86,7 +109,11 @@ func printed(files Files) string {
 	var b strings.Builder
 	for _, f := range files {
 		for _, block := range f.Blocks {
-			fmt.Fprintf(&b, "=== file %q, block %q\n%s", f.Name, block.Name, block.Text)
+			text := block.Text
+			if f.Secret() {
+				text = "(a certificate)\n" // another one at each run
+			}
+			fmt.Fprintf(&b, "=== file %q, block %q\n%s", f.Name, block.Name, text)
 		}
 	}
 	return b.String()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"text/template/parse"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -276,6 +277,9 @@ func checkForeign(t rapid.TB, r *Renderer, in Input) Files {
 		t.Fatal(err)
 	}
 	for _, f := range files {
+		if f.Secret() { // a certificate, which is no template's
+			continue
+		}
 		for _, b := range f.Blocks {
 			if line, what := foreign(b.Text, f.Name == ""); what != "" {
 				t.Fatalf("a value began %s in file %q, %s: %q", what, f.Name, b.Name, line)
@@ -289,9 +293,14 @@ func checkForeign(t rapid.TB, r *Renderer, in Input) Files {
 // whole (P7, F7).
 func TestHostileCatalogs(t *testing.T) {
 	needHAProxy(t)
+	certificates := []Certificate{madeCertificate(t, "a", 1, time.Hour, "a.test"), madeCertificate(t, "b", 2, time.Hour, "*.a.test")}
 	rapid.Check(t, func(rt *rapid.T) {
 		items := anyCatalog(rt)
-		files := checkForeign(rt, marked(t), hostInput(catalogOf(items, slices.Sorted(maps.Keys(items)))))
+		in := hostInput(catalogOf(items, slices.Sorted(maps.Keys(items))))
+		if rapid.Bool().Draw(rt, "certificates") {
+			in.Certificates = certificates
+		}
+		files := checkForeign(rt, marked(t), in)
 		if rapid.IntRange(0, 9).Draw(rt, "check") == 0 {
 			checkHAProxy(t, files)
 		}
@@ -327,8 +336,10 @@ func TestEveryLabel(t *testing.T) {
 	for _, r := range c.Rejected {
 		t.Errorf("%s: %s", r.Name, r.Reason)
 	}
-	files := checkForeign(t, marked(t), hostInput(c))
-	if diff := cmp.Diff(printed(mustFiles(t, hostInput(c))), printed(files)); diff != "" {
+	in := hostInput(c)
+	in.Certificates = []Certificate{madeCertificate(t, "a", 1, time.Hour, "a.test")}
+	files := checkForeign(t, marked(t), in)
+	if diff := cmp.Diff(printed(mustFiles(t, in)), printed(files)); diff != "" {
 		t.Errorf("the marks change more than marks (-without +with):\n%s", diff)
 	}
 	checkHAProxy(t, files)

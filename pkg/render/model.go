@@ -24,6 +24,14 @@ type Model struct {
 	Check         bool              // HAProxy checks servers itself: --proxy-check, or what "auto" came to
 	ServerState   string            // path of the file by which servers that are down stay down over a reload, see Checks over a reload; empty for none
 
+	HTTPS       bool   // HTTPSListen answers HTTPS for all services of mode http, by Certificates
+	Passthrough bool   // HTTPSListen leads TLS for the hosts of services' TLSRoutes to these, and only the rest to HTTPS
+	HTTPSWhy    string // why there is no HTTPS though there are certificates, or it is asked for; empty if there is
+	HTTPSPort   string // what a URL needs behind the host to lead to HTTPSListen, such as ":8443"; empty for 443
+	HTTPSSocket string // path of the socket by which the rest reaches HTTPS with Passthrough: always open, for workers of before a reload
+
+	Certificates []Certificate // of --certs, sorted by name
+
 	Choices // what --set chose
 
 	UserLists       []UserList // of the files that services name by sidekick.auth, sorted by name
@@ -61,6 +69,10 @@ type Service struct {
 	Split     []Slice // those of its requests that go to other services, by their numbers; the rest stays
 	Why       string  // in which way the service is not reached as it asks for; empty if it is
 	Refused   string  // why it is not served as it asks for: its text, as it would be, is refused; empty if it is not
+
+	TLSRoutes []Route // where HTTPSListen leads TLS for its hosts, if it passes TLS through; keys are hosts
+	ListenTLS bool    // Listen speaks TLS with clients, by the certificates
+	Redirect  bool    // plain HTTP is redirected to HTTPS
 
 	StripPath     string // the prefix to take off requests' paths; empty for none
 	Balance       string // HAProxy's algorithm, with its argument
@@ -123,9 +135,10 @@ type Instance struct {
 
 // Input is what a model is made of, besides the viewer's own facts. It is not changed.
 type Input struct {
-	Catalog *service.Catalog
-	Taken   map[uint16]string // ports that cannot be had on this host, each with the reason
-	Held    map[string]Held   // what becomes of services that cannot be served as they ask, by name
+	Catalog      *service.Catalog
+	Taken        map[uint16]string // ports that cannot be had on this host, each with the reason
+	Held         map[string]Held   // what becomes of services that cannot be served as they ask, by name
+	Certificates []Certificate     // with names that differ
 
 	Users map[string]UserFile // files of --set auth-dir, by name
 	Pages map[string]string   // texts of --set error-dir, by name: see PageName and CheckPage

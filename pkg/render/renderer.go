@@ -15,7 +15,7 @@ import (
 // The template's text is the configuration. Where it calls {{services}} on a line of its own, the
 // template defined as "service" is printed for each service, as a block by itself;
 // {{services "NAME"}} does the same with another defined template. What is defined as "file NAME"
-// becomes the file NAME beside the configuration. Within the texts per service the dot is a
+// becomes the file NAME beside the configuration, where the certificates lie as well. Within the texts per service the dot is a
 // [Service], elsewhere a [Model]; {{settings}} is everywhere the [Settings].
 type Renderer struct {
 	name    string
@@ -49,6 +49,9 @@ func New(name, text string, s Settings) (*Renderer, error) {
 		file, ok := strings.CutPrefix(t.Name(), filePrefix)
 		if !ok || t == main {
 			continue
+		}
+		if isCertificateFile(file) {
+			return nil, fmt.Errorf("template: %s: the file name %q is kept for certificates: choose another", position(t), file)
 		}
 		if !isFileName(file) {
 			return nil, fmt.Errorf("template: %s: %q is no name of a file: use letters, digits and ._- without directories", position(t), file)
@@ -93,7 +96,7 @@ func (r *Renderer) Render(in Input) (Files, *Model, error) {
 	if len(r.faults) > 0 {
 		return nil, m, r.faults
 	}
-	return r.beside(files, pageFiles(in.Pages)), m, nil
+	return r.beside(files, append(pageFiles(in.Pages), r.builder.tls.files...)), m, nil
 }
 
 // beside adds files that no template makes, in the order of names. One that the template defines itself

@@ -22,7 +22,7 @@ const defaultBalance = "roundrobin"
 func newService(s *service.Service, viewer Settings) *Service {
 	options := s.Spec.Options
 	m := &Service{
-		Name: s.Name, Backend: backendName(s.Name), Mode: cmp.Or(s.Spec.Mode, service.HTTP), Hosts: s.Spec.Hosts,
+		Name: s.Name, Backend: backendName(s.Name), Mode: modeOf(s), Hosts: s.Spec.Hosts,
 		Path: "/" + strings.Trim(s.Spec.Path, "/"), Default: options["default"] == "true",
 		SplitByClient: options["sticky"] != "", RetryPost: options["retry"] == "post", Check: options["check"] != "none", Options: options,
 		TimeoutConnect: haproxyTime(options["timeout.connect"]), TimeoutServer: haproxyTime(options["timeout.server"]),
@@ -130,6 +130,7 @@ func doubted(i *service.Instance) string {
 // is let in, and in the place of what is refused.
 func (m *Service) with(d decision, check bool, a admission, refused string) *Service {
 	decided := *m
+	decided.TLSRoutes, decided.ListenTLS, decided.Redirect = d.tls.sni, d.tls.listen, d.tls.redirect
 	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split = d.routes, d.listen, d.listenWhy, d.slices
 	decided.Why = sentences(m.Why, d.why, a.closed, refused)
 	decided.Check, decided.Auth, decided.Closed, decided.Refused = m.Check && check, a.list, a.closed, refused

@@ -17,6 +17,9 @@ type Settings struct {
 	HTTPListen  string
 	HTTPSListen string // the same for HTTPS
 
+	Certs       string // the directory that certificates come from, for messages; empty for none
+	HTTPSSocket string // path of the socket between the two parts of HTTPSListen, see Model
+
 	ListenLow, ListenHigh uint16 // the ports that sidekick.listen may ask for; both 0 for 1024 to 65535
 
 	ProxyCheck ProxyCheck // whether HAProxy checks servers itself; empty for auto
@@ -32,6 +35,8 @@ type Settings struct {
 const (
 	defaultStats = "127.0.0.1:8405"
 	lowestListen = 1024
+
+	defaultHTTPSSocket = "/run/sidekick/https.sock"
 )
 
 // Choices are those values of Set that the model knows.
@@ -45,6 +50,7 @@ func (s Settings) withDefaults() Settings {
 	if s.ListenLow == 0 && s.ListenHigh == 0 {
 		s.ListenLow, s.ListenHigh = lowestListen, 65535
 	}
+	s.HTTPSSocket = cmp.Or(s.HTTPSSocket, defaultHTTPSSocket)
 	s.ProxyCheck = cmp.Or(s.ProxyCheck, ProxyCheckAuto)
 	s.choices, _ = ChoicesOf(s.Set) // who gives them has refused wrong ones
 	return s
@@ -56,13 +62,21 @@ func (s Settings) ownPorts() map[uint16]string {
 	for _, l := range []struct{ name, listen string }{
 		{"--http-listen", s.HTTPListen}, {"--https-listen", s.HTTPSListen}, {"the statistics", s.Stats},
 	} {
-		if _, text, err := net.SplitHostPort(l.listen); err == nil {
-			if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
-				own[uint16(port)] = l.name
-			}
+		if port := portOf(l.listen); port > 0 {
+			own[port] = l.name
 		}
 	}
 	return own
+}
+
+// portOf is the port of "ADDR:PORT" or ":PORT", 0 for none.
+func portOf(listen string) uint16 {
+	_, text, err := net.SplitHostPort(listen)
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.ParseUint(text, 10, 16) // 0 for what is no port
+	return uint16(port)
 }
 
 // Address is that of HTTPListen: in brackets if it is an IPv6 one, empty for all. The ports of

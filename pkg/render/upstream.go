@@ -28,7 +28,7 @@ func (u Upstream) Plain() bool { return !u.TLS && !u.H2 && u.Proxy == "" }
 // newUpstream decides by a service's options. In mode tcp the bytes are the client's: whether these are
 // HTTP/2 is up to it, and no cookie can be set.
 func newUpstream(s *service.Service, c Choices) Upstream {
-	options, http := s.Spec.Options, s.Spec.Mode != service.TCP
+	options, http := s.Spec.Options, modeOf(s) != service.TCP
 	u := Upstream{TLS: options["tls"] == "server", Proxy: options["proxy-protocol"]}
 	h2 := options["h2"] == "true"
 	if http {

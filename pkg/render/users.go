@@ -124,8 +124,8 @@ func admit(s *service.Service, c Choices, files map[string]UserFile) admission {
 	switch {
 	case name == "":
 		return admission{}
-	case s.Spec.Mode == service.TCP:
-		return admission{closed: "sidekick.auth is for mode http, and nobody is let in without it: remove one of the two labels"}
+	case modeOf(s) == service.TCP:
+		return admission{closed: "sidekick.auth is for mode http without sidekick.tls=passthrough, and nobody is let in without it: remove one of the two labels"}
 	case c.AuthDir == "":
 		return admission{closed: fmt.Sprintf("sidekick.auth=%s needs a folder with that file, and nobody is let in without it: give the agent --set auth-dir=DIR", name)}
 	case !known:

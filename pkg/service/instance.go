@@ -116,16 +116,17 @@ type Node struct {
 
 // Kinds of rejection, for counting.
 const (
-	RejectedKey       = "key"       // a registry key that no agent writes
-	RejectedValue     = "value"     // a registry value that breaks a rule
-	RejectedLabel     = "label"     // labels that break a rule
-	RejectedAddress   = "address"   // a container that cannot be reached as its labels ask
-	RejectedContainer = "container" // a container that the engine tells nothing about
-	RejectedFile      = "file"      // a services file, or an entry of one, that breaks a rule
-	HeldByCheck       = "check"     // not rejected for good: its check has not succeeded yet
-	UnhealthyByCheck  = "unhealthy" // not rejected: it is in the registry, and this is why it is unhealthy there
-	Unwritten         = "unwritten" // not rejected: it is to be in the registry, which does not take it at present
-	HeldInDoubt       = "withheld"  // not rejected for good: the registry was replaced, and may say what was true once
+	RejectedKey         = "key"         // a registry key that no agent writes
+	RejectedValue       = "value"       // a registry value that breaks a rule
+	RejectedLabel       = "label"       // labels that break a rule
+	RejectedAddress     = "address"     // a container that cannot be reached as its labels ask
+	RejectedContainer   = "container"   // a container that the engine tells nothing about
+	RejectedFile        = "file"        // a services file, or an entry of one, that breaks a rule
+	RejectedCertificate = "certificate" // a certificate of --certs that cannot be used
+	HeldByCheck         = "check"       // not rejected for good: its check has not succeeded yet
+	UnhealthyByCheck    = "unhealthy"   // not rejected: it is in the registry, and this is why it is unhealthy there
+	Unwritten           = "unwritten"   // not rejected: it is to be in the registry, which does not take it at present
+	HeldInDoubt         = "withheld"    // not rejected for good: the registry was replaced, and may say what was true once
 )
 
 // Rejection names something that is left out, and why. It is what people read when they ask why a

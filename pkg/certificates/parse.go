@@ -1,0 +1,165 @@
+package certificates
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
+)
+
+const (
+	// largest is the size of a file, in bytes.
+	largest = 1 << 20
+	// Its DNS names are one line of HAProxy's list, which is a runtime command as well: so many may there
+	// be, with so many bytes.
+	mostNames  = 500
+	longestAll = 15000
+	// anyName is the name of a certificate that need not be for any DNS name: it is for those that have no other.
+	anyName = "default"
+)
+
+// nameOf is the name of the certificate that a file is a part of, "" for other files.
+func nameOf(file string) string {
+	if dir, base := path.Split(file); dir != "" {
+		if base == "fullchain.pem" || base == "privkey.pem" {
+			return strings.TrimSuffix(dir, "/")
+		}
+		return ""
+	}
+	switch ext := path.Ext(file); ext {
+	case ".pem", ".crt", ".key":
+		return strings.TrimSuffix(file, ext)
+	}
+	return ""
+}
+
+// parse understands the text of a certificate's files. What it lets pass HAProxy takes: one certificate
+// that HAProxy refuses would hold up everything else.
+func parse(name, text string) (render.Certificate, error) {
+	c := render.Certificate{Name: name}
+	pair, err := tls.X509KeyPair([]byte(text), []byte(text))
+	if err == nil {
+		c.Text, err = canonical(text)
+	} else {
+		err = mend(text, err)
+	}
+	if err == nil {
+		err = strong(pair.Certificate)
+	}
+	if err == nil {
+		c.NotAfter, c.Names = pair.Leaf.NotAfter.UTC(), namesOf(pair.Leaf)
+		err = named(name, c.Names)
+	}
+	if err != nil {
+		return c, fmt.Errorf("certificate %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// mend adds to the reason why a certificate cannot be used what to do about it.
+func mend(text string, err error) error {
+	reason := strings.TrimPrefix(err.Error(), "tls: ")
+	switch {
+	case !strings.Contains(text, "-----BEGIN CERTIFICATE-----"):
+		return errors.New("there is no certificate: put it, with its chain, into NAME.pem or NAME.crt")
+	case !strings.Contains(text, "PRIVATE KEY-----"):
+		return errors.New("there is no private key: put it into NAME.pem behind the certificate, or into NAME.key")
+	case strings.Contains(text, "ENCRYPTED"):
+		return errors.New("its key is encrypted: take the passphrase off, as by openssl pkey")
+	case strings.Contains(reason, "does not match"):
+		return errors.New("the key is that of another certificate: put the one there that the certificate was made with, and the server's own certificate before its chain")
+	}
+	return fmt.Errorf("%s: have it made anew", reason)
+}
+
+// canonical is the certificates and the key of a text alone, without what people and programs write
+// between them.
+func canonical(text string) (string, error) {
+	var out bytes.Buffer
+	keys := 0
+	for rest := []byte(text); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		key := strings.HasSuffix(block.Type, "PRIVATE KEY")
+		if key {
+			keys++
+		}
+		if key && keys > 1 || !key && block.Type != "CERTIFICATE" {
+			continue
+		}
+		if err := pem.Encode(&out, &pem.Block{Type: block.Type, Bytes: block.Bytes}); err != nil {
+			return "", err
+		}
+	}
+	return out.String(), nil
+}
+
+// strong refuses what OpenSSL refuses as too weak.
+func strong(chain [][]byte) error {
+	for i, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("certificate %d of its chain cannot be read (%w): remove it from there", i+1, err)
+		}
+		bits := 256
+		switch key := c.PublicKey.(type) {
+		case *rsa.PublicKey:
+			bits = key.N.BitLen() / 8 // 2048 of RSA are as strong as 224 of a curve, about
+		case *ecdsa.PublicKey:
+			bits = key.Curve.Params().BitSize
+		}
+		selfSigned := bytes.Equal(c.RawIssuer, c.RawSubject)
+		switch c.SignatureAlgorithm {
+		case x509.MD5WithRSA, x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1:
+			if !selfSigned {
+				return fmt.Errorf("certificate %d of its chain is signed by %s, which is too weak: have it made anew", i+1, c.SignatureAlgorithm)
+			}
+		}
+		if bits < 224 {
+			return fmt.Errorf("certificate %d of its chain has a key that is too short: have it made anew, with RSA of 2048 bits or more, or an elliptic curve", i+1)
+		}
+	}
+	return nil
+}
+
+// dnsName is a DNS name as it may stand in a certificate, in lower case. Nothing else gets into a file of
+// HAProxy: who makes certificates may write anything there.
+var dnsName = regexp.MustCompile(`^(?:\*\.)?[a-z0-9_](?:[a-z0-9_.-]{0,250}[a-z0-9_])?$`)
+
+// namesOf are the DNS names that a certificate is for, sorted. Old ones have theirs as the common name.
+func namesOf(c *x509.Certificate) []string {
+	given := c.DNSNames
+	if len(given) == 0 {
+		given = []string{c.Subject.CommonName}
+	}
+	var names []string
+	for _, name := range given {
+		if name = strings.TrimSuffix(strings.ToLower(name), "."); dnsName.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func named(name string, names []string) error {
+	switch {
+	case len(names) == 0 && name != anyName:
+		return fmt.Errorf("it is for no DNS name: have one made that is, or name it %s to have it shown for all names that have no other", anyName)
+	case len(names) > mostNames || len(strings.Join(names, " ")) > longestAll:
+		return fmt.Errorf("it is for more than %d DNS names, or they have more than %d bytes: spread them over several certificates", mostNames, longestAll)
+	}
+	return nil
+}
