@@ -14,7 +14,7 @@ COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := go tool -modfile=tools/go.mod
 TAG     ?= latest
-UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$|/pkg/(registry|haproxy)($$|/)')
+UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$|/pkg/(registry|haproxy|render)($$|/)')
 
 .PHONY: help build image demo test check unit proxy registry fuzz e2e e2e-hosts bench bench-fleet docs golden lint soak deps images static format vet tidy staticcheck once clean
 
@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:240 e2e:1000/proxy:420,registry:300,fuzz:180,e2e-hosts:240 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:240 e2e:1000/proxy:600,registry:300,fuzz:180,e2e-hosts:240 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -62,13 +62,13 @@ staticcheck:
 	@$(TOOL) staticcheck ./...
 
 quick:
-	@scripts/gotest $(UNIT) ./pkg/haproxy/... ./pkg/registry/...
+	@scripts/gotest $(UNIT) ./pkg/haproxy/... ./pkg/render/... ./pkg/registry/...
 
-unit: ## unit tests with the race detector, engine included, but for the two below
+unit: ## unit tests with the race detector, engine included, but for those below
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
 
-proxy: ## unit tests of the driver with the race detector, HAProxy 2.6 and 3.0
-	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race ./pkg/haproxy/...
+proxy: ## unit tests of texts and driver with the race detector, HAProxy 2.6 and 3.0
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race ./pkg/haproxy/... ./pkg/render/...
 
 registry: ## unit tests of the registries with the race detector and real etcd; most of their time is waiting
 	@scripts/gotest -race ./pkg/registry/...
