@@ -166,3 +166,14 @@ func TestShown(t *testing.T) {
 		t.Error("keys look alike, or what is none is changed")
 	}
 }
+
+// Who is let in cannot be seen within TLS that is passed through, so that nobody is (F7).
+func TestPassthroughNeedsNoUsers(t *testing.T) {
+	m := Build(Input{Catalog: mustCatalog(t, map[string]string{
+		"instances/n/1": `{"service":"v","address":"10.0.0.1","port":80,"hosts":["v.test"],"options":{"tls":"passthrough","auth":"users","sticky":"id","h2":"true"}}`,
+	})}, testSettings())
+	s := m.Services[0]
+	if s.Closed == "" || s.Instances[0].Routed || s.Mode != "tcp" || s.Upstream.Cookie != "" {
+		t.Errorf("got %+v, want a closed service of mode tcp", s)
+	}
+}

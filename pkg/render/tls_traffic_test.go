@@ -169,6 +169,17 @@ func TestRedirectToHTTPS(t *testing.T) {
 		if got, _ := p.ask(p.https, "a.test", "/x"); got != "200 HTTP/2.0 web /x" {
 			t.Errorf("over TLS: got %q, want no redirect", got)
 		}
+		// What another proxy has taken by TLS comes here without.
+		p.settings.Set["trusted-proxies"] = "127.0.0.0/8"
+		q := newSecure(t)
+		q.items, q.certs, q.settings.Set = p.items, p.certs, p.settings.Set
+		q.start()
+		if got := location(t.T, q.http, "a.test\r\nX-Forwarded-Proto: https", "/"); got != "200 " {
+			t.Errorf("of a trusted proxy that was asked by TLS: got %q, want no redirect", got)
+		}
+		if got := location(t.T, p.http, "a.test\r\nX-Forwarded-Proto: https", "/"); !strings.HasPrefix(got, "308 ") {
+			t.Errorf("of somebody who says so: got %q, want a redirect", got)
+		}
 		// A client that goes on with a connection for another host, for both have one certificate.
 		client := certtest.Client(p.https, "a.test")
 		defer client.CloseIdleConnections()
