@@ -1,19 +1,11 @@
 package haproxy
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -21,37 +13,14 @@ import (
 // madeCertificate is a fresh self-signed certificate for a name, with its key.
 func madeCertificate(tb testing.TB, name string, serial int64) string {
 	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var out bytes.Buffer
-	pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der})
-	out.WriteString("\n") // people leave blank lines
-	pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: secret})
-	return out.String()
+	p := certtest.Make(tb, serial, time.Hour, name)
+	return p.Cert + "\n" + p.Key // people leave blank lines
 }
 
 // serial is the number of the certificate that a client is shown for a name.
 func serial(addr, name string) int64 {
-	conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
-	if err != nil {
-		return -1
-	}
-	defer conn.Close()
-	return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
+	number, _ := certtest.Shown(addr, name)
+	return number
 }
 
 // TestCertificatesNeedNoReload: certificates are replaced, come and go without a reload; one that

@@ -1,15 +1,8 @@
 package haproxy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"maps"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 )
 
@@ -77,7 +71,7 @@ func TestCorpusAgrees(t *testing.T) {
 				if err := os.CopyFS(o.dir, os.DirFS("testdata/corpus/files")); err != nil {
 					t.Fatal(err)
 				}
-				o.path("site.pem", selfSigned(t))
+				o.path("site.pem", certtest.Make(t, 1, time.Hour, "shop.example.com").PEM())
 				if refused := o.refused(texts[name]); len(refused) > 0 {
 					t.Fatalf("haproxy refuses the lines %v", slices.Sorted(maps.Keys(refused)))
 				}
@@ -86,29 +80,6 @@ func TestCorpusAgrees(t *testing.T) {
 			})
 		}
 	})
-}
-
-// selfSigned makes a certificate with its key.
-func selfSigned(t *testing.T) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "shop.example.com"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) +
-		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
 // harmless is a text that HAProxy can run as anybody and without a master beside others: it listens on

@@ -1,16 +1,10 @@
 package haproxy
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
@@ -66,21 +61,7 @@ backend be_web from web
 	file := func(name, text string) render.File {
 		return render.File{Name: name, Blocks: []render.Block{render.NewBlock("", text)}}
 	}
-	return append(files(text), file("hosts.map", key+" be_web\n"), file("certs.list", certificate+"\n"), file(certificate, pair(tb)))
-}
-
-// pair is a certificate with its key.
-func pair(tb testing.TB) string {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	plant(tb, err)
-	about := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	certificate, err := x509.CreateCertificate(rand.Reader, about, about, key.Public(), key)
-	plant(tb, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	plant(tb, err)
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})) +
-		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+	return append(files(text), file("hosts.map", key+" be_web\n"), file("certs.list", certificate+"\n"), file(certificate, certtest.Make(tb, 1, time.Hour).PEM()))
 }
 
 // sets are two that must not be mixed.

@@ -3,15 +3,10 @@ package register
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -78,7 +74,7 @@ func serves(t *testing.T, check service.Check) netip.AddrPort {
 	serve := func() error { return s.Serve(l) }
 	if check.TLS {
 		s.Protocols.SetHTTP2(check.H2)
-		s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}
+		s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certtest.Make(t, 1, time.Hour).TLS(t)}}
 		serve = func() error { return s.ServeTLS(l, "", "") }
 	} else {
 		s.Protocols.SetUnencryptedHTTP2(check.H2)
@@ -87,20 +83,6 @@ func serves(t *testing.T, check service.Check) netip.AddrPort {
 	go func() { defer close(ended); _ = serve() }() // ends with Close
 	t.Cleanup(func() { _ = s.Close(); <-ended })
 	return addr
-}
-
-func selfSigned(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	about := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
-	raw, err := x509.CreateCertificate(rand.Reader, about, about, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{raw}, PrivateKey: key}
 }
 
 // TestChecksSpeakAsProxiesDo: a check by HTTP of an instance that takes TLS, HTTP/2 or PROXY headers alone is
