@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 const (
@@ -42,9 +44,13 @@ type Refused struct {
 	Address string // the address that is taken, for StageProbe
 	Words   string // HAProxy's own words where there are any
 
-	lines  []int // of the configuration, that HAProxy names
-	deadly bool  // HAProxy ended while it loaded the text
-	slow   bool  // to find that out takes so long that other servers are no reason to try again
+	// Lines are those of the configuration that HAProxy names as refused, counted from 1; none if it names none,
+	// or if the text is not to blame.
+	Lines []int
+	Files render.Files // that were refused, if that is for their text
+
+	deadly bool // HAProxy ended while it loaded the text
+	slow   bool // to find that out takes so long that other servers are no reason to try again
 }
 
 // Error tells the stage and the reason.
@@ -59,13 +65,9 @@ func (r *Refused) Error() string {
 	}
 }
 
-// Lines are those of the configuration that HAProxy names as refused, counted from 1; none if it names none,
-// or if the text is not to blame.
-func (r *Refused) Lines() []int { return r.lines }
-
 // OfText tells whether it is the text that HAProxy refuses, and not what it met on this host.
 func (r *Refused) OfText() bool {
-	return r.Stage == StageCheck && !r.slow || r.Stage == StageReload && len(r.lines) > 0 && !r.deadly
+	return r.Stage == StageCheck && !r.slow || r.Stage == StageReload && len(r.Lines) > 0 && !r.deadly
 }
 
 // lineName is how HAProxy names a line of a file.
@@ -118,7 +120,7 @@ func check(ctx context.Context, bin, path, live string) error {
 	lines := linesIn(strings.Join(alerts, "\n"), path)
 	words := strings.Join(once(alerts), "; ")
 	words = strings.ReplaceAll(words, path, live)
-	return &Refused{Stage: StageCheck, Words: strings.ReplaceAll(words, filepath.Dir(path), filepath.Dir(live)), lines: lines}
+	return &Refused{Stage: StageCheck, Words: strings.ReplaceAll(words, filepath.Dir(path), filepath.Dir(live)), Lines: lines}
 }
 
 // checksCPU is the processor time of all programs that were run and have ended. By the clock a check

@@ -101,8 +101,11 @@ func (d *Driver) candidate(ctx context.Context, want, held render.Files, known b
 // disk is the last good one: so it is kept elsewhere, and the words name that place.
 func (d *Driver) conclude(want render.Files, err error) {
 	refused := asRefused(err)
-	if refused != nil && (refused.Stage == StageCheck || refused.Stage == StageReload) && d.store.keepRefused(want) {
-		refused.Words = strings.ReplaceAll(refused.Words, d.cfg.Path, d.store.refused())
+	if refused != nil && (refused.Stage == StageCheck || refused.Stage == StageReload) {
+		refused.Files = want
+		if d.store.keepRefused(want) {
+			refused.Words = strings.ReplaceAll(refused.Words, d.cfg.Path, d.store.refused())
+		}
 	}
 	d.refusal.note(want, err)
 }
@@ -315,7 +318,7 @@ func (d *Driver) reloadError(err error, words string, mark int) error {
 		return &Refused{Stage: StageConfirm, Words: d.said(words, mark, err.Error())}
 	}
 	said := d.said(words, mark, "")
-	return &Refused{Stage: StageReload, Words: said, lines: linesIn(said, d.cfg.Path)}
+	return &Refused{Stage: StageReload, Words: said, Lines: linesIn(said, d.cfg.Path)}
 }
 
 // said puts what HAProxy says, or where it says it, behind what is known.

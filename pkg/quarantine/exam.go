@@ -28,7 +28,7 @@ type Exam struct {
 	Good     []*service.Service                        // served by the last text that was accepted, sorted by name
 	Cold     bool                                      // no text was accepted yet, so that there is no Good
 	Unproven bool                                      // of this template none was
-	Told     *haproxy.Refused                          // what the HAProxy that runs refused though its check accepts it, nil if it did not
+	Told     *haproxy.Refused                          // what the HAProxy that runs refused after our check, nil if it did not
 
 	all      []*service.Service // the least suspicious first
 	suspects []*service.Service // those of them that may be to blame
@@ -61,12 +61,15 @@ func (e *Exam) Run(ctx context.Context) (Verdict, error) {
 		delete(e.Input.Held, name)
 	}
 	e.suspect()
+	if e.Told != nil {
+		return e.told()
+	}
 	first, err := e.without(ctx, nil)
 	if err != nil {
 		return Verdict{}, err
 	}
 	if first == nil {
-		return e.accepted(), nil
+		return Verdict{Cleared: e.Retry}, nil
 	}
 	if e.Unproven && !e.Cold {
 		if fault, err := e.template(ctx); fault != nil || err != nil {
@@ -85,17 +88,29 @@ func (e *Exam) Run(ctx context.Context) (Verdict, error) {
 	return e.verdict(ctx, culprits)
 }
 
-// accepted is the verdict when our own check finds nothing. If the HAProxy that runs, perhaps another version,
-// refused the text all the same and named lines, its next word on the text without these will tell.
-func (e *Exam) accepted() Verdict {
-	if e.Told == nil {
-		return Verdict{Cleared: e.Retry}
+// told is the verdict on what the HAProxy that runs refuses and our own check, perhaps of another version, does
+// not. Whose lines it names are held: as they were accepted, and if that is what it refuses, not at all. Its
+// next word will tell. It spoke of files that may be older than the input: who has another text now is not meant.
+func (e *Exam) told() (Verdict, error) {
+	files, _, err := e.Renderer.Render(e.Input)
+	if err != nil {
+		return Verdict{}, err
 	}
+	e.files = e.Told.Files
+	words := e.words(e.Told.Words)
 	var v Verdict
-	for _, hint := range e.hints(e.Told.Lines()) {
-		v.Findings = append(v.Findings, Finding{Service: e.suspects[hint], Words: e.words(e.Told.Words)})
+	for _, hint := range e.hints(e.Told.Lines) {
+		name := e.suspects[hint].Name
+		if files.TextOf(name) != e.files.TextOf(name) {
+			continue
+		}
+		f := Finding{Service: e.Input.Catalog.Service(name), Words: words}
+		if e.Input.Held[name].As == nil {
+			f = f.asBefore(find(e.Good, name))
+		}
+		v.Findings = append(v.Findings, f)
 	}
-	return v
+	return v, nil
 }
 
 // template says what is wrong with what was accepted, by the template of now.
@@ -217,7 +232,7 @@ func (e *Exam) judge(ctx context.Context, in render.Input) (*refusal, error) {
 	if !ok {
 		return nil, err
 	}
-	return &refusal{words: e.words(refused.Words), hints: e.hints(refused.Lines())}, nil
+	return &refusal{words: e.words(refused.Words), hints: e.hints(refused.Lines)}, nil
 }
 
 // failed is a template's failure in the text of services.
@@ -266,7 +281,7 @@ func (e *Exam) words(said string) string {
 func (e *Exam) verdict(ctx context.Context, culprits []culprit) (Verdict, error) {
 	var v Verdict
 	for _, c := range culprits {
-		v.Findings = append(v.Findings, Finding{Service: e.suspects[c.suspect], Words: c.words})
+		v.Findings = append(v.Findings, Finding{Service: e.Input.Catalog.Service(e.suspects[c.suspect].Name), Words: c.words})
 	}
 	for _, name := range e.Retry {
 		if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Service.Name == name }) {

@@ -135,6 +135,67 @@ func TestExam(t *testing.T) {
 	}
 }
 
+// TestExamIsTold: the HAProxy that runs may refuse what our own check does not, or not that check's faults. Its
+// lines are those of the files that it was given, not those of the input, which has gone on. P7, F7.
+func TestExamIsTold(t *testing.T) {
+	good := catalog("b 2 b.test -")
+	given, _, err := renderer(t).Render(render.Input{Catalog: catalog("b 2 b.test raw=odd", "c 3 c.test -")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := &haproxy.Refused{Stage: haproxy.StageReload, Words: "parsing [haproxy.cfg:3] : odd", Lines: []int{3}, Files: given}
+	refuses := func(context.Context, render.Files) error {
+		return &haproxy.Refused{Stage: haproxy.StageCheck, Words: "our version knows nothing of that template"}
+	}
+	tests := map[string]struct {
+		now   []string
+		judge func(context.Context, render.Files) error
+		want  []string // after each examination
+	}{
+		"as it was":          {[]string{"b 2 b.test raw=odd", "c 3 c.test -"}, judge, []string{"[b as 2]", "[b]"}},
+		"another one came":   {[]string{"a 1 a.test raw=long", "b 2 b.test raw=odd", "c 3 c.test -"}, judge, []string{"[b as 2]", "[b]"}},
+		"mended meanwhile":   {[]string{"a 1 a.test -", "b 2 b.test raw=even", "c 3 c.test -"}, judge, []string{"[]"}},
+		"gone meanwhile":     {[]string{"a 1 a.test -", "c 3 c.test -"}, judge, []string{"[]"}},
+		"our check is older": {[]string{"b 2 b.test raw=odd", "c 3 c.test -"}, refuses, []string{"[b as 2]", "[b]"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var w Ward
+			now := catalog(tt.now...)
+			for n, want := range tt.want {
+				told := *told
+				held := w.Held(now)
+				if n > 0 { // what is served in its place is refused as well
+					if told.Files, _, err = renderer(t).Render(render.Input{Catalog: now, Held: held}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				e := &Exam{Renderer: renderer(t), Judge: tt.judge, Input: render.Input{Catalog: now, Held: held}, Good: good.Services, Told: &told}
+				if n > 0 {
+					told.Lines = []int{1 + strings.Count(before(told.Files, "backend b"), "\n")}
+				}
+				v, err := e.Run(t.Context())
+				if err != nil || v.Template != nil || v.Nobody != nil {
+					t.Fatalf("got %+v, %v", v, err)
+				}
+				w.Take(v, time.Now())
+				if got := fmt.Sprint(outcome(&w, now)); got != want {
+					t.Errorf("%d: held %s, want %s", n, got, want)
+				}
+				if due := w.Due(time.Now()); len(due) > 0 {
+					t.Errorf("%d: %q are due at once", n, due)
+				}
+			}
+		})
+	}
+}
+
+// before is what the configuration has before some words.
+func before(files render.Files, words string) string {
+	text, _, _ := strings.Cut(files[0].Text(), words)
+	return text
+}
+
 // outcome says who is held how.
 func outcome(w *Ward, c *service.Catalog) (list []string) {
 	held := w.Held(c)

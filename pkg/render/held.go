@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -103,6 +104,17 @@ func (e ServiceErrors) Services() int {
 		names[fault.Service] = true
 	}
 	return len(names)
+}
+
+// TextOf is what the configuration says of a service.
+func (f Files) TextOf(service string) string {
+	var b strings.Builder
+	for _, block := range f[0].Blocks {
+		if block.Service == service {
+			b.WriteString(block.Text)
+		}
+	}
+	return b.String()
 }
 
 // ServiceAt is the service whose text has that line of the configuration, counted from 1, and which line
