@@ -228,6 +228,55 @@ func TestForwardedHeaders(t *testing.T) {
 	})
 }
 
+// No client gets a tunnel through which requests come as it likes, nor names headers for servers to drop.
+func TestNoWayAround(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newPolicySite(t, nil)
+		own := haproxytest.Address(t, "127.83.12.1")
+		_, ownPort, _ := net.SplitHostPort(own)
+		s.put(items{"instances/n/1": web("one", serveOn(t, http.HandlerFunc(echo)), `,"listen":`+ownPort)}, render.Input{})
+		h2c := []string{"Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"}
+		for _, addr := range []string{s.addr, own} {
+			if got := s.connect(addr); got != http.StatusMethodNotAllowed {
+				t.Errorf("CONNECT gives %d, want 405", got)
+			}
+			for what, headers := range map[string][]string{
+				"h2c":          append(h2c, "Upgrade: h2c"),
+				"h2c, second":  append(h2c, "Upgrade: websocket", "Upgrade: H2C"),
+				"headers":      {"Connection: X-Real-IP, X-Forwarded-For"},
+				"two of them":  {"Connection: upgrade", "Connection: X-Real-IP"},
+				"without word": {"Connection: X-Real-IP", "Upgrade: websocket"},
+			} {
+				seen := s.ask(clientA, addr, "one.test/", headers...).seen(t)
+				if got := strings.Join(seen["Connection"], "|"); got != "" && got != "upgrade" || strings.Contains(fmt.Sprint(seen["Upgrade"]), "2") || seen.Get("X-Real-IP") != clientA {
+					t.Errorf("%s: the server saw %v", what, seen)
+				}
+			}
+			seen := s.ask(clientA, addr, "one.test/", "Connection: X-Real-IP, Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==").seen(t)
+			if fmt.Sprint(seen["Connection"], seen["Upgrade"]) != "[upgrade] [websocket]" {
+				t.Errorf("a WebSocket: the server saw %v", seen)
+			}
+		}
+	})
+}
+
+// connect asks for a tunnel, and returns the status.
+func (s *policySite) connect(addr string) int {
+	s.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "CONNECT one.test:80 HTTP/1.1\r\nHost: one.test:80\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
 // Each request has one id, the client's own if it is a sane one, for the server, the client and the log.
 func TestRequestID(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
