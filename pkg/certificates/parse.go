@@ -113,12 +113,12 @@ func strong(chain [][]byte) error {
 		if err != nil {
 			return fmt.Errorf("certificate %d of its chain cannot be read (%w): remove it from there", i+1, err)
 		}
-		bits := 256
+		short := false
 		switch key := c.PublicKey.(type) {
 		case *rsa.PublicKey:
-			bits = key.N.BitLen() / 8 // 2048 of RSA are as strong as 224 of a curve, about
+			short = key.N.BitLen() < 2040 // some programs' 2048 are a few less
 		case *ecdsa.PublicKey:
-			bits = key.Curve.Params().BitSize
+			short = key.Curve.Params().BitSize < 224
 		}
 		selfSigned := bytes.Equal(c.RawIssuer, c.RawSubject)
 		switch c.SignatureAlgorithm {
@@ -127,7 +127,7 @@ func strong(chain [][]byte) error {
 				return fmt.Errorf("certificate %d of its chain is signed by %s, which is too weak: have it made anew", i+1, c.SignatureAlgorithm)
 			}
 		}
-		if bits < 224 {
+		if short {
 			return fmt.Errorf("certificate %d of its chain has a key that is too short: have it made anew, with RSA of 2048 bits or more, or an elliptic curve", i+1)
 		}
 	}

@@ -30,11 +30,11 @@ func TestNameOf(t *testing.T) {
 	}
 }
 
-// weakCertificate is one with a short key.
-func weakCertificate(t *testing.T) string {
+// rsaCertificate is one with a key of so many bits.
+func rsaCertificate(t *testing.T, bits int) string {
 	t.Helper()
 	t.Setenv("GODEBUG", "rsa1024min=0")
-	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	key, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,9 @@ func TestParseRefuses(t *testing.T) {
 		"encrypted":     {a.Cert + "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "its key is encrypted: take"},
 		"cut":           {a.Cert + a.Key[:100], "have it made anew"},
 		"broken chain":  {a.Cert + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + a.Key, "certificate 2 of its chain cannot be read"},
-		"short key":     {weakCertificate(t), "a key that is too short: have it made anew"},
+		"shorter key":   {rsaCertificate(t, 1024), "a key that is too short: have it made anew"},
+		"short key":     {rsaCertificate(t, 1792), "a key that is too short: have it made anew"},
+		"long key":      {rsaCertificate(t, 2040), ""},
 		"no name":       {certtest.Make(t, 4, time.Hour).PEM(), ""},
 		"hostile name":  {certtest.Make(t, 5, time.Hour, "a b", "x\ny", "!a.test", "[alpn]").PEM(), "it is for no DNS name: have"},
 		"very many":     {many.PEM(), "more than 500 DNS names, or"},
@@ -81,7 +83,7 @@ func TestParseRefuses(t *testing.T) {
 		"only the rest": {certtest.Make(t, 6, time.Hour, "*").PEM(), "it is for no DNS name"},
 	} {
 		_, err := parse("x", tt.text)
-		if name == "no name" { // its common name counts
+		if tt.want == "" { // of one without names the common name counts
 			if err != nil {
 				t.Errorf("%s: got %v", name, err)
 			}
