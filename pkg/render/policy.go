@@ -47,13 +47,34 @@ func withoutEffect(options map[string]string, mode service.Mode) []string {
 	if mode != service.TCP {
 		return nil
 	}
+	where := "mode http"
+	if options["tls"] == tlsPassthrough {
+		where += " without sidekick.tls=passthrough"
+	}
 	var why []string
 	for _, option := range slices.Sorted(maps.Keys(options)) {
-		if option == "ratelimit" || strings.HasPrefix(option, "header.") {
-			why = append(why, fmt.Sprintf("sidekick.%s is for mode http and has no effect: remove it", option))
+		if forRequests(option, options) {
+			why = append(why, fmt.Sprintf("sidekick.%s is for %s and has no effect: remove it", option, where))
 		}
 	}
 	return why
+}
+
+// forRequests tells whether an option has an effect on requests alone. Where sidekick.split divides
+// connections, sidekick.sticky keeps a client's together.
+func forRequests(option string, options map[string]string) bool {
+	switch option {
+	case "ratelimit", "retry":
+		return true
+	case "path.strip":
+		return options[option] == "true"
+	case "h2": // with TLS it is offered to the server
+		return options[option] == "true" && options["tls"] != "server"
+	case "sticky":
+		return options["split"] == ""
+	default:
+		return strings.HasPrefix(option, "header.")
+	}
 }
 
 // inMaintenance tells whether people took all instances of a service out.

@@ -221,3 +221,33 @@ func TestSplitDoesNotPassBySidekickAuth(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutEffect(t *testing.T) {
+	all := "header.request.X=a ratelimit=5 sticky=S retry=post path.strip=true h2=true"
+	for _, c := range []struct{ options, want string }{
+		{all, "h2 header.request.X path.strip ratelimit retry sticky"},
+		{all + " tls=passthrough", "h2 header.request.X path.strip ratelimit retry sticky"},
+		{"sticky=S split=b:10", ""}, // a client's connections stay together
+		{"h2=true tls=server", ""},  // is offered within TLS
+		{"h2=false path.strip=false", ""},
+	} {
+		options, where := map[string]string{}, "mode http"
+		for _, pair := range strings.Fields(c.options) {
+			name, value, _ := strings.Cut(pair, "=")
+			options[name] = value
+		}
+		if options["tls"] == "passthrough" {
+			where += " without sidekick.tls=passthrough"
+		}
+		var want []string
+		for _, name := range strings.Fields(c.want) {
+			want = append(want, "sidekick."+name+" is for "+where+" and has no effect: remove it")
+		}
+		if diff := cmp.Diff(want, withoutEffect(options, service.TCP)); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", c.options, diff)
+		}
+		if got := withoutEffect(options, service.HTTP); got != nil {
+			t.Errorf("%s in mode http: got %q, want nothing", c.options, got)
+		}
+	}
+}
