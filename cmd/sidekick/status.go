@@ -185,7 +185,15 @@ func count[N int | uint64](n N, thing string) string {
 	return fmt.Sprintf("%d %s", n, thing)
 }
 
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+func oneLine(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
 
 func ago(seconds float64) string { return round(seconds) + " ago" }
 

@@ -109,3 +109,10 @@ func TestRejectedIsLogged(t *testing.T) {
 		}
 	}
 }
+
+// What takes several lines stays several facts.
+func TestOneLine(t *testing.T) {
+	if got, want := oneLine(" service a is\tleft out\n\n  service b is left out\n"), "service a is left out; service b is left out"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

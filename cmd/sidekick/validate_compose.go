@@ -122,7 +122,7 @@ func (s *settings) validateFile(file string) ([]verdict, []string, error) {
 // describe says what the agent would make of a container of the service.
 func (s *settings) describe(project *compose.Project, of *compose.Service) docker.Outlook {
 	if of.Err != nil {
-		return docker.Outlook{Rejected: []service.Rejection{{Reason: oneLine(strings.ReplaceAll(of.Err.Error(), "\n", "; "))}}}
+		return docker.Outlook{Rejected: []service.Rejection{{Reason: oneLine(of.Err.Error())}}}
 	}
 	source := &docker.Source{
 		Node: s.node, Zone: s.zone, Advertise: exampleAddress, ExposeAll: s.expose == "all", Conventions: s.conventionsOn(),
