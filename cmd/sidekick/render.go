@@ -66,6 +66,9 @@ func renderCommand() *cobra.Command {
 	return cmd
 }
 
+// keptByAgent says why the text may be another one than that of an agent.
+const keptByAgent = "; an agent that has read what was good before goes on with that"
+
 func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	catalog, err := s.catalogFor(cmd.Context(), o)
 	if err != nil {
@@ -80,11 +83,11 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	}
 	certificates, err := s.readCertificates()
 	if err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", err)
+		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error())+keptByAgent)
 	}
 	site, err := sitefiles.Read(s.choices())
 	if err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error()))
+		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error())+keptByAgent)
 	}
 	in := site.Add(render.Input{Catalog: catalog, Certificates: certificates})
 	files, _, err := renderer.Render(in)

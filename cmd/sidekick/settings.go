@@ -233,12 +233,19 @@ func (s *settings) assign(name, text, source string) error {
 	if s.all.Lookup(name).Changed {
 		return nil
 	}
+	flag := s.all.Lookup(name)
+	pairs := flag.Value.Type() == "stringToString"
+	if pairs && text == "" {
+		return nil // as a file of variables has it that leaves it open
+	}
 	err := s.all.Set(name, text)
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case pairs && strings.Contains(text, ","):
+		err = fmt.Errorf("%w; a pair whose value has commas stands in double quotes, all of it: %s", err, `"KEY=A,B",OTHER=C`)
 	}
 	// A value that cannot be read leaves a zero, which would be complained about once more.
-	flag := s.all.Lookup(name)
 	if flag.DefValue == "" {
 		return fmt.Errorf("%s: %w", source, err) // a map or text, which keeps what it had
 	}
