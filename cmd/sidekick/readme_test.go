@@ -3,11 +3,14 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // README's table of settings is the code's: a row for each, in the code's order. -update writes it.
@@ -52,6 +55,43 @@ func settingsTable() []string {
 		rows = append(rows, fmt.Sprintf("| `--%s` | %s | %s |", flag, value, usage))
 	})
 	return rows
+}
+
+// README's table of labels has each label that there is, and no other.
+func TestReadmeLabels(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "| label | meaning | default |\n|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var got []string
+	for row := range strings.Lines(table) {
+		got = append(got, labelsOf(strings.Split(row, "|")[1])...)
+	}
+	want := append(service.LabelNames(), "enable")
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("README.md's labels differ from the code's (- code, + README):\n%s", diff)
+	}
+}
+
+// labelsOf returns the labels of a cell, without "sidekick." and what stands for a name of the user's choice.
+// In `sidekick.a.b`, `.c` the second is sidekick.a.c.
+func labelsOf(cell string) (names []string) {
+	group := ""
+	for i, word := range strings.Split(cell, "`") {
+		if i%2 == 0 {
+			continue // between two of them
+		}
+		if strings.HasPrefix(word, ".") {
+			word = group + word
+		}
+		group = word[:strings.LastIndex(word, ".")]
+		names = append(names, strings.TrimRight(strings.TrimPrefix(word, "sidekick."), "ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+	}
+	return names
 }
 
 // Every setting is found by its environment variable too; none clashes with another.
