@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -53,7 +54,16 @@ func (s *settings) validateAll(ctx context.Context, whole bool) error {
 	_, errRegistry := s.registryConfig()
 	_, errSite := sitefiles.Read(s.choices())
 	_, errCertificates := s.readCertificates()
-	return errors.Join(err, errRegistry, found(s.validateTemplate()), s.validateServices(), errSite, errCertificates, s.validateConfd(ctx))
+	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errSite, errCertificates, s.validateConfd(ctx))
+}
+
+// validateAdvertise judges the address that is given; what an agent finds by itself is up to its host.
+func (s *settings) validateAdvertise(ctx context.Context) error {
+	if _, err := netip.ParseAddr(s.advertise); err != nil {
+		return nil //nolint:nilerr // none is given, or one that load has refused
+	}
+	_, err := s.advertised(ctx, kernelRoutes())
+	return err
 }
 
 // validateServices finds what is wrong with the services files.

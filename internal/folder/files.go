@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -122,6 +123,9 @@ func (f *Files[T]) Look() (changed, moving bool) {
 func (f *Files[T]) missing(err error) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "it does not exist: " + f.Make
+	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return "it is no directory: name the one that the files are in"
 	}
 	return withoutPath(err).Error()
 }
