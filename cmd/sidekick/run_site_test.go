@@ -67,10 +67,10 @@ func TestUsersAreTakenUpAtRunTime(t *testing.T) {
 	put("bob:" + hash)
 	next("another user", "user 'bob'", "http_auth(auth_staff)")
 	put("bob:spoilt")
-	os.WriteFile(filepath.Join(users, "other"), []byte("carol:"+hash), 0o600) //nolint:errcheck // seen below
+	os.WriteFile(filepath.Join(users, "other"), []byte("carol:"+hash), 0o600)
 	next("spoilt, and another file", "user 'bob'", "http_auth(auth_staff)")
-	os.Remove(filepath.Join(users, "staff")) //nolint:errcheck // seen below
+	os.Remove(filepath.Join(users, "staff"))
 	next("gone", "deny deny_status 503 if { always_true }")
 	cancel()
-	group.Wait() //nolint:errcheck // it was cancelled
+	group.Wait()
 }

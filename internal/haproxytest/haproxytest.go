@@ -44,15 +44,15 @@ func Each(t *testing.T, test func(t T)) {
 }
 
 // Programs are the paths of all HAProxys that [Each] runs tests with.
-func Programs(t testing.TB) []string {
-	t.Helper()
+func Programs(tb testing.TB) []string {
+	tb.Helper()
 	first, err := exec.LookPath("haproxy")
 	switch {
 	case err == nil:
 	case strings.Contains(os.Getenv("TEST_WITHOUT"), "haproxy"): //nolint:forbidigo // a setting of the tests
-		t.Skip("left out: no haproxy here")
+		tb.Skip("left out: no haproxy here")
 	default:
-		t.Fatalf("haproxy is needed: install it, or set TEST_WITHOUT=haproxy to leave this out (%v)", err)
+		tb.Fatalf("haproxy is needed: install it, or set TEST_WITHOUT=haproxy to leave this out (%v)", err)
 	}
 	return append([]string{first}, filepath.SplitList(os.Getenv("TEST_HAPROXY"))...) //nolint:forbidigo // a setting of the tests
 }

@@ -108,6 +108,7 @@ func canonical(text string) (string, error) {
 
 // strong refuses what OpenSSL refuses as too weak.
 func strong(chain [][]byte) error {
+	weak := []x509.SignatureAlgorithm{x509.MD5WithRSA, x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1}
 	for i, der := range chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
@@ -121,11 +122,8 @@ func strong(chain [][]byte) error {
 			short = key.Curve.Params().BitSize < 224
 		}
 		selfSigned := bytes.Equal(c.RawIssuer, c.RawSubject)
-		switch c.SignatureAlgorithm {
-		case x509.MD5WithRSA, x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1:
-			if !selfSigned {
-				return fmt.Errorf("certificate %d of its chain is signed by %s, which is too weak: have it made anew", i+1, c.SignatureAlgorithm)
-			}
+		if !selfSigned && slices.Contains(weak, c.SignatureAlgorithm) {
+			return fmt.Errorf("certificate %d of its chain is signed by %s, which is too weak: have it made anew", i+1, c.SignatureAlgorithm)
 		}
 		if short {
 			return fmt.Errorf("certificate %d of its chain has a key that is too short: have it made anew, with RSA of 2048 bits or more, or an elliptic curve", i+1)

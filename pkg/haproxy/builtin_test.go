@@ -137,8 +137,10 @@ func TestRoutesAndSharesNeedNoReload(t *testing.T) {
 		}
 		before = s.worker(t)
 		for _, route := range []struct{ more, want string }{
-			{`,"hosts":["` + host + `"]`, "other"}, {`,"hosts":["` + host + `"],"path":"/x%20y"`, "web"},
-			{`,"hosts":["*.0.0.21","x.test"]`, "other"}, {"", "web"},
+			{`,"hosts":["` + host + `"]`, "other"},
+			{`,"hosts":["` + host + `"],"path":"/x%20y"`, "web"},
+			{`,"hosts":["*.0.0.21","x.test"]`, "other"},
+			{"", "web"},
 		} {
 			s.register(t, "here", "other", other, route.more)
 			s.serveAtOnce(t, route.more)

@@ -292,7 +292,7 @@ var aboutRequest = regexp.MustCompile(`^(?:\{"time":"|\S+:\d+ \[\d\d/[A-Z][a-z]{
 
 func (s *Supervisor) line(text string) {
 	if aboutRequest.MatchString(text) {
-		fmt.Fprintln(s.cfg.Access, text) //nolint:errcheck // who does not read it does not stop HAProxy
+		fmt.Fprintln(s.cfg.Access, text) // who does not read it does not stop HAProxy
 		return
 	}
 	log := s.cfg.Log.WithField("line", text)

@@ -307,26 +307,33 @@ func (e *Exam) treat(ctx context.Context, findings []Finding) error {
 	}
 	for at := range findings {
 		f := &findings[at]
-		good := find(e.Good, f.Service.Name)
-		if good == nil {
-			continue
-		}
-		for _, bad := range ways(f.Service, good) {
-			as := asBefore(f.Service, good, bad)
-			if as == nil {
-				continue
-			}
-			in.Held[f.Service.Name] = render.Held{As: as}
-			refused, err := e.judge(ctx, in)
-			if err != nil {
+		if good := find(e.Good, f.Service.Name); good != nil {
+			if err := e.treatOne(ctx, in, f, good); err != nil {
 				return err
 			}
-			if refused == nil {
-				f.Good, f.bad = good, bad
-				break
-			}
-			in.Held[f.Service.Name] = render.Held{}
 		}
+	}
+	return nil
+}
+
+// treatOne finds out the way in which one of those that an input leaves out can be served as before, and has it
+// served like that there.
+func (e *Exam) treatOne(ctx context.Context, in render.Input, f *Finding, good *service.Service) error {
+	for _, bad := range ways(f.Service, good) {
+		as := asBefore(f.Service, good, bad)
+		if as == nil {
+			continue
+		}
+		in.Held[f.Service.Name] = render.Held{As: as}
+		refused, err := e.judge(ctx, in)
+		if err != nil {
+			return err
+		}
+		if refused == nil {
+			f.Good, f.bad = good, bad
+			return nil
+		}
+		in.Held[f.Service.Name] = render.Held{}
 	}
 	return nil
 }

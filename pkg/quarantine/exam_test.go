@@ -200,14 +200,14 @@ func before(files render.Files, words string) string {
 func outcome(w *Ward, c *service.Catalog) (list []string) {
 	held := w.Held(c)
 	for _, name := range w.Names() {
-		word := name
+		words := []string{name}
 		if as := held[name].As; as != nil {
-			word += " as"
+			words = append(words, "as")
 			for _, i := range as.Instances {
-				word += " " + i.ID
+				words = append(words, i.ID)
 			}
 		}
-		list = append(list, word)
+		list = append(list, strings.Join(words, " "))
 	}
 	return list
 }

@@ -91,28 +91,36 @@ func (s *searching) halve(refused *refusal) error {
 		if len(rest) == 0 {
 			return errElsewhere // which is accepted was refused a moment ago: it is not a matter of the suspects
 		}
-		// Without rest[good:] it is accepted, without rest[bad:] it is not.
-		good, bad := 0, len(rest)
-		for bad-good > 1 {
-			middle := (good + bad) / 2
-			r, err := s.without(rest[middle:])
-			if err != nil {
-				return err
-			}
-			if r == nil {
-				good = middle
-			} else {
-				bad, refused = middle, r
-			}
-		}
-		s.out = append(s.out, culprit{rest[good], refused.words})
-		rest = rest[bad:]
 		var err error
+		if rest, err = s.next(rest, refused); err != nil {
+			return err
+		}
 		if refused, err = s.without(nil); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// next finds the first one to blame among the rest, given that the text is accepted without all of these, and
+// refused with them. It returns those behind it.
+func (s *searching) next(rest []int, refused *refusal) ([]int, error) {
+	// Without rest[good:] it is accepted, without rest[bad:] it is not.
+	good, bad := 0, len(rest)
+	for bad-good > 1 {
+		middle := (good + bad) / 2
+		r, err := s.without(rest[middle:])
+		if err != nil {
+			return nil, err
+		}
+		if r == nil {
+			good = middle
+		} else {
+			bad, refused = middle, r
+		}
+	}
+	s.out = append(s.out, culprit{rest[good], refused.words})
+	return rest[bad:], nil
 }
 
 func orElsewhere(err error) error {

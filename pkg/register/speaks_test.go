@@ -6,7 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // net/http takes no other
 	"net"
 	"net/http"
 	"net/netip"

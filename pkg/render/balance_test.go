@@ -108,10 +108,10 @@ func TestBalanceByHash(t *testing.T) {
 	}{
 		{"source", func(i int) visit { return visit{target: fmt.Sprint("/?", i), from: "127.83.13.1"} }, func(i int) visit { return visit{target: "/", from: fmt.Sprint("127.83.13.", i+1)} }},
 		{"uri", func(i int) visit { return visit{target: fmt.Sprint("/x?", i)} }, func(i int) visit { return visit{target: fmt.Sprint("/", i)} }},
-		{"uri whole", func(i int) visit { return visit{target: "/x?a", user: fmt.Sprint(i)} }, func(i int) visit { return visit{target: fmt.Sprint("/x?", i)} }},
+		{"uri whole", func(i int) visit { return visit{target: "/x?a", user: strconv.Itoa(i)} }, func(i int) visit { return visit{target: fmt.Sprint("/x?", i)} }},
 		{"uri path-only", func(i int) visit { return visit{target: fmt.Sprint("/x?", i)} }, func(i int) visit { return visit{target: fmt.Sprint("/", i)} }},
 		{"url_param id", func(i int) visit { return visit{target: fmt.Sprintf("/%d?id=7", i)} }, func(i int) visit { return visit{target: fmt.Sprint("/?id=", i)} }},
-		{"hdr(X-User)", func(i int) visit { return visit{target: fmt.Sprint("/", i), user: "me"} }, func(i int) visit { return visit{target: "/", user: fmt.Sprint(i)} }},
+		{"hdr(X-User)", func(i int) visit { return visit{target: fmt.Sprint("/", i), user: "me"} }, func(i int) visit { return visit{target: "/", user: strconv.Itoa(i)} }},
 	}
 	haproxytest.Each(t, func(t haproxytest.T) {
 		var servers []string

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"text/template"
@@ -62,6 +63,7 @@ func BenchmarkRender(b *testing.B) {
 }
 
 func benchmarkRender(b *testing.B, services int) {
+	b.Helper()
 	catalog := crowded(services)
 	files, model, err := builtin(b, testSettings()).Render(Input{Catalog: catalog.Catalog(1)})
 	if err != nil {
@@ -80,6 +82,7 @@ func benchmarkRender(b *testing.B, services int) {
 		bound = b.Elapsed() / time.Duration(b.N)
 	})
 	beside := func(b *testing.B) {
+		b.Helper()
 		if bound > 0 {
 			b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(bound), "of-bare")
 		}
@@ -110,7 +113,7 @@ func benchmarkRender(b *testing.B, services int) {
 		}},
 		{"another host", func(n int) {
 			for i := range instancesEach {
-				putCrowded(catalog, services/3, i, 100, fmt.Sprint(n))
+				putCrowded(catalog, services/3, i, 100, strconv.Itoa(n))
 			}
 		}},
 	} {

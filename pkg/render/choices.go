@@ -100,8 +100,6 @@ func applyBool(b *bool, text string) error {
 }
 
 // plainPath is a path that can be said at HAProxy's runtime socket too.
-//
-//nolint:gochecknoglobals // a constant, for which Go has no notation
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9_./+-]{1,255}$`)
 
 func applyPath(path *string, text string) error {

@@ -190,18 +190,23 @@ func (j *judge) grant(c claims) decision {
 		d.routes = append(d.routes, r)
 	}
 	if c.listen != 0 {
-		if owner := j.ports[c.listen]; owner != "" {
-			j.disputed[owner], j.disputed[c.name] = true, true
-		}
-		if d.listenWhy = cmp.Or(j.refuse(c.listen), j.refuseTLS(c)); d.listenWhy == "" {
-			d.listen = c.listen
-			j.ports[c.listen] = c.name
-			d.tls.listen = c.tls.asked == tlsTerminate
-		} else {
-			d.say(d.listenWhy)
-		}
+		j.grantPort(c, &d)
 	}
 	return d
+}
+
+// grantPort gives a service the port that it asks for, or says why not.
+func (j *judge) grantPort(c claims, d *decision) {
+	if owner := j.ports[c.listen]; owner != "" {
+		j.disputed[owner], j.disputed[c.name] = true, true
+	}
+	if d.listenWhy = cmp.Or(j.refuse(c.listen), j.refuseTLS(c)); d.listenWhy != "" {
+		d.say(d.listenWhy)
+		return
+	}
+	d.listen = c.listen
+	j.ports[c.listen] = c.name
+	d.tls.listen = c.tls.asked == tlsTerminate
 }
 
 // deepest is how many labels behind the star the built-in template looks for.

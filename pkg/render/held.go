@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -43,26 +44,27 @@ func (b *builder) leftOut(in Input) (list []*Service) {
 			continue
 		}
 		out := *s
-		out.Instances = nil
-		for _, i := range s.Instances {
-			if held.As == nil || !has(held.As, i) {
-				out.Instances = append(out.Instances, i)
+		if held.As != nil {
+			out.Instances = slices.DeleteFunc(slices.Clone(s.Instances), func(i *service.Instance) bool { return has(held.As, i) })
+			if len(out.Instances) == 0 {
+				continue
 			}
 		}
-		if held.As != nil && len(out.Instances) == 0 {
-			continue
-		}
-		m := newService(&out, b.settings)
-		m.Servers, m.Refused = nil, held.Why
-		if held.As == nil {
-			m.Why = held.Why
-		}
-		for at := range m.Instances {
-			m.Instances[at].Routed, m.Instances[at].Why = false, held.Why
-		}
-		list = append(list, m)
+		list = append(list, held.model(newService(&out, b.settings)))
 	}
 	return list
+}
+
+// model is that of what is held back.
+func (h Held) model(m *Service) *Service {
+	m.Servers, m.Refused = nil, h.Why
+	if h.As == nil {
+		m.Why = h.Why
+	}
+	for at := range m.Instances {
+		m.Instances[at].Routed, m.Instances[at].Why = false, h.Why
+	}
+	return m
 }
 
 // has tells whether a service has the instance of that key.

@@ -49,8 +49,8 @@ func manyOf(n int, format string) string {
 type labelValue struct{ name, text string }
 
 // valid are all labels with those of the texts here that they take.
-func valid(t testing.TB) []labelValue {
-	t.Helper()
+func valid(tb testing.TB) []labelValue {
+	tb.Helper()
 	var list []labelValue
 	for _, row := range service.LabelNames() {
 		before := len(list)
@@ -62,7 +62,7 @@ func valid(t testing.TB) []labelValue {
 			}
 		}
 		if len(list) == before {
-			t.Fatalf("none of the texts here is one for the label sidekick.%s: add some", row)
+			tb.Fatalf("none of the texts here is one for the label sidekick.%s: add some", row)
 		}
 	}
 	return list
@@ -143,8 +143,8 @@ func splitList(text string) []string {
 }
 
 // valueOf is the value that the agent writes for a container with these labels, nil if it refuses them.
-func valueOf(t testing.TB, labels map[string]string, v map[string]any) []byte {
-	t.Helper()
+func valueOf(tb testing.TB, labels map[string]string, v map[string]any) []byte {
+	tb.Helper()
 	full := map[string]string{}
 	for name, text := range labels {
 		full["sidekick."+name] = text
@@ -160,7 +160,7 @@ func valueOf(t testing.TB, labels map[string]string, v map[string]any) []byte {
 	v["mode"], v["hosts"], v["path"], v["listen"], v["weight"], v["options"], v["tags"], v["meta"] = d.Mode, d.Hosts, d.Path, d.Listen, d.Weight, d.Options, d.Tags, d.Meta
 	b, err := json.Marshal(v)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }

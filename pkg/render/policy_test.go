@@ -1,7 +1,6 @@
 package render_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -408,8 +407,8 @@ func TestAccessLogInJSON(t *testing.T) {
 	})
 }
 
-// sendRaw sends a text and reads what comes back.
-func sendRaw(t haproxytest.T, addr, text string) string {
+// sendRaw sends a text and waits until all of the answer has come.
+func sendRaw(t haproxytest.T, addr, text string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -420,9 +419,8 @@ func sendRaw(t haproxytest.T, addr, text string) string {
 		t.Fatal(err)
 	}
 	fmt.Fprint(conn, text)
-	conn.(*net.TCPConn).CloseWrite()            // it may have been refused already
-	got, _ := io.ReadAll(bufio.NewReader(conn)) // the same
-	return string(got)
+	conn.(*net.TCPConn).CloseWrite() // it may have been refused already
+	io.Copy(io.Discard, conn)        // the same
 }
 
 // Without a choice requests are not logged, as before.
@@ -484,7 +482,9 @@ func TestMaintenance(t *testing.T) {
 				key, value string
 				status     int
 			}{
-				{"overrides/one/n/1", `{"state":"maint"}`, 200}, {"overrides/one/n/2", `{"state":"drain"}`, 503}, {"overrides/one/n/2", `{"state":"maint"}`, 503},
+				{"overrides/one/n/1", `{"state":"maint"}`, 200},
+				{"overrides/one/n/2", `{"state":"drain"}`, 503},
+				{"overrides/one/n/2", `{"state":"maint"}`, 503},
 				{"overrides/one/n/1", "", 200},
 			} {
 				if step.value == "" {

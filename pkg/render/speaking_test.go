@@ -13,7 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // net/http takes no other
 	"math/big"
 	"net"
 	"net/http"
@@ -155,7 +155,7 @@ func (how speaking) start(t haproxytest.T, handler http.Handler) string {
 	if how.proxy != "" {
 		l = proxied{l, how.proxy}
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols), ErrorLog: quietLog()}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
 	server.Protocols.SetHTTP1(how.h1 || !how.h2)
 	serve := func() { server.Serve(l) } // ends with Close
 	switch {
@@ -246,9 +246,9 @@ func readProxy(r *bufio.Reader, version string) (client netip.AddrPort, err erro
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(rest)), uint16(rest[8])<<8|uint16(rest[9])), nil
 }
 
-// ask asks for a host over a connection of its own from that address.
-func (s *site) ask(host, from string) (seen, error) {
-	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+// ask asks for a host over a connection of its own from visitorAddr.
+func (s *site) ask(host string) (seen, error) {
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(visitorAddr)}}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialer.DialContext}, Timeout: haproxytest.Patience}
 	req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "http://"+s.addr+"/", nil)
 	if err != nil {
@@ -289,6 +289,3 @@ func readSeen(resp *http.Response) (seen, error) {
 	err = json.Unmarshal(body, &got)
 	return got, err
 }
-
-// quietLog is for servers whose clients are to be refused.
-func quietLog() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -58,10 +58,8 @@ type tlsState struct {
 func newTLSState(given []Certificate, s Settings, taken map[uint16]string) tlsState {
 	all := assign(given)
 	t := tlsState{certificates: all, covered: coverageOf(all), files: certificateFiles(all)}
-	switch {
-	case s.HTTPSListen == "":
-		t.port = "--https-listen is off: give it a port"
-	default:
+	t.port = "--https-listen is off: give it a port"
+	if s.HTTPSListen != "" {
 		t.port = taken[portOf(s.HTTPSListen)]
 	}
 	switch {

@@ -88,7 +88,7 @@ func (u upstream) test(t haproxytest.T, mode string) {
 	for _, name := range []string{"first", "second"} {
 		u.want.Name = name
 		haproxytest.Until(t, name+" to answer", func() bool {
-			got, err := s.ask("shop.test:80", visitorAddr)
+			got, err := s.ask("shop.test:80")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +128,7 @@ func TestServersMustProveWhoTheyAre(t *testing.T) {
 				s.byRuntime(rest, static, dynamic, honest)
 				answers := func() (honest int) {
 					for range 12 {
-						got, err := s.ask("shop.test", visitorAddr)
+						got, err := s.ask("shop.test")
 						if err == nil && got.Name != "honest" {
 							t.Errorf("got %+v, want no answer but of the honest one", got)
 						}
@@ -150,7 +150,7 @@ func TestServersMustProveWhoTheyAre(t *testing.T) {
 					}
 				}
 				s.byRuntime(rest, static, dynamic)
-				if got, err := s.ask("shop.test", visitorAddr); err == nil {
+				if got, err := s.ask("shop.test"); err == nil {
 					t.Errorf("with no other server: got %+v, want an error", got)
 				}
 			})
@@ -166,7 +166,7 @@ func TestServersAreAskedForAName(t *testing.T) {
 		s := newSite(t, render.ProxyCheckOff, nil)
 		s.serve(`"options":{"default":"true","tls":"server"}`, server)
 		for _, host := range []string{"192.0.2.1", "192.0.2.1:80", "[2001:db8::1]:80"} {
-			if got, err := s.ask(host, visitorAddr); err != nil || got.SNI != "" {
+			if got, err := s.ask(host); err != nil || got.SNI != "" {
 				t.Errorf("host %s: the server was asked for %q, %v, want nothing", host, got.SNI, err)
 			}
 		}
@@ -175,7 +175,7 @@ func TestServersAreAskedForAName(t *testing.T) {
 			"a.test": "a.test", "B.test:8080": "b.test", "c.test.": "c.test", "else.example": "else.example",
 			"192.0.2.1": "shop.test", "192.0.2.1:80": "shop.test", "[2001:db8::1]:80": "shop.test",
 		} {
-			if got, err := s.ask(host, visitorAddr); err != nil || got.SNI != want {
+			if got, err := s.ask(host); err != nil || got.SNI != want {
 				t.Errorf("host %s: the server was asked for %q, %v, want %q", host, got.SNI, err, want)
 			}
 		}
@@ -183,7 +183,7 @@ func TestServersAreAskedForAName(t *testing.T) {
 		_, port, _ := net.SplitHostPort(front)
 		s.serve(`"mode":"tcp","listen":`+port+`,"hosts":["*.test","tcp.test"],"options":{"tls":"server"}`, server)
 		s.addr = front
-		if got, err := s.ask("other.test", visitorAddr); err != nil || got.SNI != "tcp.test" {
+		if got, err := s.ask("other.test"); err != nil || got.SNI != "tcp.test" {
 			t.Errorf("mode tcp: the server was asked for %q, %v, want tcp.test", got.SNI, err)
 		}
 	})

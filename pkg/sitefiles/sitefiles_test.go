@@ -2,6 +2,7 @@ package sitefiles
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,9 +51,7 @@ func names(s *Set) map[string]string {
 		}
 		all[file] = strings.Join(users, " ") + f.Why
 	}
-	for name, text := range s.Pages {
-		all[name] = text
-	}
+	maps.Copy(all, s.Pages)
 	return all
 }
 
