@@ -21,7 +21,7 @@ const (
 	examShare = 20
 
 	examPause    = time.Second      // the least between two
-	examPauseMax = 10 * time.Minute // the most, after ones that found nobody
+	examPauseMax = 10 * time.Minute // the most, after ones of one text that found nobody
 )
 
 // examining is what a renderStage knows of services that cannot be served as they ask.
@@ -32,6 +32,8 @@ type examining struct {
 	ended  time.Time         // the last exam
 	debt   time.Duration     // what exams took then, less their share of the time
 	nobody int               // exams in a row that found nobody to blame
+	alike  int               // of these, those since the text changed last
+	unkept bool              // it was logged that who is held cannot be saved
 }
 
 // examined is what an exam came to.
@@ -46,7 +48,7 @@ type examined struct {
 // examine begins an exam if HAProxy has refused a text, or a service that is held is due. It does not hold up
 // the stage: what can be done without a reload is done meanwhile. wake is set for one that is too early.
 func (r *renderStage) examine(ctx context.Context, group *errgroup.Group, now *rendering, wake *time.Timer) {
-	if now.exam.result != nil || r.judge == nil || now.snapshot == nil || now.renderer == nil {
+	if now.exam.result != nil || r.judge == nil || now.input.Catalog == nil || now.renderer == nil {
 		return
 	}
 	refused, due := r.refusal.Load(), now.exam.ward.Due(time.Now())
@@ -83,7 +85,7 @@ func (r *renderStage) examine(ctx context.Context, group *errgroup.Group, now *r
 
 // next is when the next exam may begin.
 func (x *examining) next() time.Time {
-	pause := min(examPause<<min(x.nobody, 20), examPauseMax)
+	pause := min(examPause<<min(x.alike, 20), examPauseMax)
 	return x.ended.Add(max(pause, examShare*(x.debt-examBurst)))
 }
 
@@ -106,6 +108,7 @@ func (r *renderStage) conclude(now *rendering, e examined) bool {
 		return false
 	case e.err != nil || v.Nobody != nil:
 		err := errors.Join(e.err, v.Nobody)
+		x.alike++
 		if x.nobody++; x.nobody == 1 {
 			r.log.WithError(err).Warn("it was not found out which service HAProxy refuses; the last good configuration stays in force")
 		}
@@ -113,7 +116,7 @@ func (r *renderStage) conclude(now *rendering, e examined) bool {
 	case v.Template != nil:
 		return r.resume(now, v.Template)
 	}
-	x.nobody = 0
+	x.nobody, x.alike = 0, 0
 	x.ward.Take(v, time.Now())
 	return len(v.Findings) > 0 || len(v.Cleared) > 0
 }
@@ -174,9 +177,16 @@ func (r *renderStage) tellHeld(now *rendering) {
 		r.log.WithField("service", name).Info("a service is served as it asks again, or is gone")
 	}
 	x.told = told
-	if err := x.ward.Save(r.memory); err != nil {
-		r.log.WithError(err).Warn("a restart of the agent will look for services that HAProxy refuses anew")
+	r.keep(x)
+}
+
+// keep saves who is held, and logs once that it cannot be done.
+func (r *renderStage) keep(x *examining) {
+	err := x.ward.Save(r.memory)
+	if err != nil && !x.unkept {
+		r.log.WithError(err).Warn("a restart of the agent will look for services that HAProxy refuses anew; make room for the file, or let the agent write it")
 	}
+	x.unkept = err != nil
 }
 
 // noteRefusal notes what the driver has refused, for the render stage to examine, or that all is in force.

@@ -133,6 +133,9 @@ func (r *renderStage) step(ctx context.Context, now *rendering, onlyPorts bool, 
 	if onlyPorts && files.Hash() == now.sent.Hash() {
 		return nil
 	}
+	if files.Hash() != now.sent.Hash() {
+		now.exam.alike = 0 // another text may tell who is to blame
+	}
 	now.sent = files
 	r.passage.rendered(files, passenger{number: now.snapshot.Number, services: now.input.Served(), renderer: now.renderer})
 	return send(ctx, out, files)
