@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
