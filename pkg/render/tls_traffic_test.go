@@ -13,6 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	health_v1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
 	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 )
@@ -136,6 +143,48 @@ func TestHTTPS(t *testing.T) {
 		if conn, err := dialer.Dial("tcp", p.https); err == nil {
 			conn.Close()
 			t.Error("TLS 1.1 is taken, want 1.2 at least")
+		}
+	})
+}
+
+// gRPC comes through TLS: calls and streams, both of which end with trailers.
+func TestGRPCOverHTTPS(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		l, err := net.Listen("tcp", proxyAddress+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server, state := grpc.NewServer(), health.NewServer()
+		health_v1.RegisterHealthServer(server, state)
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = server.Serve(l) }()
+		t.Cleanup(func() { server.Stop(); <-ended })
+		p := newSecure(t)
+		p.certs = []Certificate{madeCertificate(t, "grpc", 1, time.Hour, "grpc.test")}
+		p.add("calls", l.Addr().(*net.TCPAddr).Port, `"hosts":["grpc.test"],"options":{"h2":"true"}`)
+		p.start()
+		own := credentials.NewTLS(&tls.Config{ServerName: "grpc.test", InsecureSkipVerify: true, MinVersion: tls.VersionTLS12})
+		conn, err := grpc.NewClient("passthrough:///"+p.https, grpc.WithTransportCredentials(own))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		client := health_v1.NewHealthClient(conn)
+		if got, err := client.Check(t.Context(), &health_v1.HealthCheckRequest{}); err != nil || got.GetStatus() != health_v1.HealthCheckResponse_SERVING {
+			t.Fatalf("a call: got %v, %v", got, err)
+		}
+		if _, err := client.Check(t.Context(), &health_v1.HealthCheckRequest{Service: "unknown"}); status.Code(err) != codes.NotFound {
+			t.Errorf("a call that fails: got %v, want NotFound, which a trailer says", err)
+		}
+		stream, err := client.Watch(t.Context(), &health_v1.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []health_v1.HealthCheckResponse_ServingStatus{health_v1.HealthCheckResponse_SERVING, health_v1.HealthCheckResponse_NOT_SERVING} {
+			state.SetServingStatus("", want)
+			if got, err := stream.Recv(); err != nil || got.GetStatus() != want {
+				t.Fatalf("the stream: got %v, %v, want %s", got, err, want)
+			}
 		}
 	})
 }
