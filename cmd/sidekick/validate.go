@@ -54,7 +54,7 @@ func (s *settings) validateAll(ctx context.Context, whole bool) error {
 	_, errRegistry := s.registryConfig()
 	_, errSite := sitefiles.Read(s.choices())
 	_, errCertificates := s.readCertificates()
-	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errSite, errCertificates, s.validateConfd(ctx))
+	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errSite, errCertificates, s.validateServerFiles(), s.validateConfd(ctx))
 }
 
 // validateAdvertise judges the address that is given; what an agent finds by itself is up to its host.
