@@ -232,7 +232,7 @@ func TestWithoutEffect(t *testing.T) {
 		{"h2=false path.strip=false", ""},
 	} {
 		options, where := map[string]string{}, "mode http"
-		for _, pair := range strings.Fields(c.options) {
+		for pair := range strings.FieldsSeq(c.options) {
 			name, value, _ := strings.Cut(pair, "=")
 			options[name] = value
 		}
@@ -240,7 +240,7 @@ func TestWithoutEffect(t *testing.T) {
 			where += " without sidekick.tls=passthrough"
 		}
 		var want []string
-		for _, name := range strings.Fields(c.want) {
+		for name := range strings.FieldsSeq(c.want) {
 			want = append(want, "sidekick."+name+" is for "+where+" and has no effect: remove it")
 		}
 		if diff := cmp.Diff(want, withoutEffect(options, service.TCP)); diff != "" {
