@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
@@ -96,6 +97,12 @@ func TestUnknownIsExplained(t *testing.T) {
 		}
 		explained(b.apply(t, text), "for the first time")
 		before := b.worker(t)
+		if err := b.driver.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		// A worker that was started in a later second than the file was written is known to run it.
+		b.driver.diskTime = time.Now().Add(time.Hour)
+		b.driver.release()
 		if _, _, err := b.driver.master.reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
