@@ -67,14 +67,16 @@ quick:
 unit: ## unit tests with the race detector, engine included, but for those below
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
 
-proxy: ## unit tests of texts and driver with the race detector, HAProxy 2.6 and 3.0
-	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race -p 1 -timeout 20m ./pkg/haproxy/... ./pkg/render/...
+# Texts are made by one goroutine, and the driver behind their traffic has its own tests for races.
+proxy: ## unit tests of the driver with the race detector, and of texts, HAProxy 2.6 and 3.0
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race -timeout 20m ./pkg/haproxy/...
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest ./pkg/render/...
 
 registry: ## unit tests of the registries with the race detector and real etcd; most of their time is waiting
 	@scripts/gotest -race ./pkg/registry/...
 
 fuzz: ## every fuzz target, then random histories of containers, FUZZTIME seconds for each of the two
-	@scripts/fuzz $${FUZZTIME:-30}
+	@scripts/fuzz $${FUZZTIME:-20}
 
 e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 20m ./e2e
