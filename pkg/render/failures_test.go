@@ -156,11 +156,17 @@ func (s *site) put(items map[string]string) haproxy.Result {
 	if err != nil {
 		s.Fatal(err)
 	}
-	var result haproxy.Result
-	haproxytest.Until(s, "the text to be in force", func() bool {
-		result, err = s.driver.Apply(s.Context(), files)
+	return inForce(s.T, s.driver, files)
+}
+
+// inForce waits until the files are in force.
+func inForce(t haproxytest.T, driver *haproxy.Driver, files render.Files) (result haproxy.Result) {
+	t.Helper()
+	haproxytest.Until(t, "the text to be in force", func() bool {
+		var err error
+		result, err = driver.Apply(t.Context(), files)
 		if _, refused := errors.AsType[*haproxy.Refused](err); refused {
-			s.Fatalf("%v\n%s", err, files[0].Text())
+			t.Fatalf("%v\n%s", err, files[0].Text())
 		}
 		return err == nil
 	})

@@ -3,7 +3,6 @@ package render_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -84,14 +83,7 @@ func (s *policySite) put(all items, in render.Input) (haproxy.Result, map[string
 	if err != nil {
 		s.Fatal(err)
 	}
-	var result haproxy.Result
-	haproxytest.Until(s, "the text to be in force", func() bool {
-		result, err = s.driver.Apply(s.Context(), files)
-		if _, refused := errors.AsType[*haproxy.Refused](err); refused {
-			s.Fatalf("%v\n%s", err, files[0].Text())
-		}
-		return err == nil
-	})
+	result := inForce(s.T, s.driver, files)
 	why := map[string]string{}
 	for _, m := range model.Services {
 		why[m.Name] = m.Why
