@@ -137,7 +137,7 @@ func TestRead(t *testing.T) {
 	if want := []string{"a a.test", "b b.test", "c.test c.test"}; !slices.Equal(names, want) {
 		t.Errorf("got %q, want %q", names, want)
 	}
-	if err == nil || err.Error() != "certificate bad: there is no private key: put it into NAME.pem behind the certificate, or into NAME.key" {
+	if err == nil || err.Error() != dir+": certificate bad: there is no private key: put it into NAME.pem behind the certificate, or into NAME.key" {
 		t.Errorf("got error %v", err)
 	}
 	if _, err := Read(filepath.Join(dir, "nowhere")); err == nil || !strings.Contains(err.Error(), "it does not exist: make it, or leave --certs out") {

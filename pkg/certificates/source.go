@@ -152,7 +152,7 @@ func rejections(files *folder.Files[render.Certificate], dir, node string) []ser
 		if strings.Contains(fault, syscall.EACCES.Error()) {
 			fault += "; let the agent's user read it"
 		}
-		add(name, fault)
+		add(name, dir+": "+fault)
 	}
 	return list
 }

@@ -97,7 +97,10 @@ func (f *followed) want(set, rejected string) {
 		if r.Kind != service.RejectedCertificate || r.Node != "h1" {
 			f.t.Errorf("got rejection %+v", r)
 		}
-		reasons = append(reasons, r.Reason)
+		reasons = append(reasons, strings.TrimPrefix(r.Reason, f.dir+": "))
+		if !strings.Contains(r.Reason, f.dir) {
+			f.t.Errorf("%q does not name the directory", r.Reason)
+		}
 	}
 	if got := strings.Join(reasons, "; "); got != rejected {
 		f.t.Errorf("got rejected %q, want %q", got, rejected)
