@@ -104,6 +104,10 @@ func TestCertificates(t *testing.T) {
 			return nil
 		})
 		load.MustLoseNothing(s)
+		s.inStep()
+		if n, err := s.metric("sidekick_reloads_total"); err == nil && n != 0 {
+			s.Errorf("the agent that was started anew made %v reloads, want none", n)
+		}
 		s.keepsKeys(first, second)
 	})
 }
