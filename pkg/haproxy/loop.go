@@ -113,12 +113,14 @@ func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 		l.schedule(ctx)
 		timer.Reset(time.Until(l.next()))
 		select {
+		case want, open := <-in: // before what is due: that waits for a HAProxy that hangs
+			in = l.take(ctx, in, want, open)
+			continue
+		default:
+		}
+		select {
 		case want, open := <-in:
-			if !open {
-				in = nil
-				continue
-			}
-			l.take(ctx, want)
+			in = l.take(ctx, in, want, open)
 		case f := <-l.following:
 			l.followed(ctx, f)
 		case <-l.wake:
@@ -169,7 +171,7 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// work does what is due.
+// work does what is due. Behind an answer that did not come nothing else waits for one in the same turn.
 func (l *loop) work(ctx context.Context) {
 	now := time.Now()
 	due := func(t *time.Time) bool {
@@ -180,7 +182,9 @@ func (l *loop) work(ctx context.Context) {
 		return true
 	}
 	if due(&l.retryAt) {
-		l.attempt(ctx)
+		if l.attempt(ctx); l.silentFor(0) {
+			return
+		}
 	}
 	if due(&l.deleteAt) {
 		l.delete(ctx)
@@ -194,6 +198,7 @@ func (l *loop) work(ctx context.Context) {
 		l.lookAt = time.Now().Add(lookEvery)
 		if l.silentFor(0) {
 			l.lookAt = time.Now().Add(lookSilent)
+			return
 		}
 	}
 	if due(&l.downAt) {
@@ -204,17 +209,21 @@ func (l *loop) work(ctx context.Context) {
 	}
 }
 
-// take accepts a wanted set. One that is wanted already and whose next try is planned waits for that,
-// so that whoever sends a set at each failure does not undo the back-off.
-func (l *loop) take(ctx context.Context, want render.Files) {
+// take accepts what came from in, a wanted set or its end, and returns where the next one comes from. A
+// set that is wanted already and whose next try is planned waits for that, so that whoever sends a set at
+// each failure does not undo the back-off.
+func (l *loop) take(ctx context.Context, in <-chan render.Files, want render.Files, open bool) <-chan render.Files {
+	if !open {
+		return nil
+	}
 	l.warn(want)
 	planned := !l.retryAt.IsZero() && sameFiles(l.want, want)
 	l.want = want
-	if planned {
-		return
+	if !planned {
+		l.backoff = retryMin
+		l.attempt(ctx)
 	}
-	l.backoff = retryMin
-	l.attempt(ctx)
+	return in
 }
 
 // attempt tries to put the wanted set in force and plans the next try.

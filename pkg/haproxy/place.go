@@ -440,12 +440,17 @@ func readPlain(root *os.Root, name string, limit int) ([]byte, fs.FileInfo, erro
 		return nil, nil, fmt.Errorf("read %s: %w", path, bare(err))
 	}
 	defer f.Close() // only read
-	if opened, err := f.Stat(); err != nil || !os.SameFile(info, opened) {
+	opened, err := f.Stat()
+	if err != nil || !os.SameFile(info, opened) {
 		return nil, nil, fmt.Errorf("%s was replaced while it was read", path)
 	}
-	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	tooLarge := fmt.Errorf("%s is too large: all files together may have %d MiB", path, readLimit>>20)
+	if opened.Size() > int64(limit) {
+		return nil, nil, tooLarge
+	}
+	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1)) // it may grow meanwhile
 	if err == nil && len(text) > limit {
-		err = fmt.Errorf("%s is too large: all files together may have %d MiB", path, readLimit>>20)
+		err = tooLarge
 	}
 	return text, info, err
 }

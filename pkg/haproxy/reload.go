@@ -197,10 +197,9 @@ func (d *Driver) reloadFromDisk(ctx context.Context, refused render.Files) error
 }
 
 // load swaps a candidate in, reloads and confirms. On a failure the former files are put back; the
-// former worker goes on serving.
+// former worker goes on serving. HAProxy's time begins when all is in place: how long a slow disk takes
+// for many files says nothing about HAProxy.
 func (d *Driver) load(ctx context.Context, c candidate) error {
-	ctx, cancel := grace(ctx, finishLimit, reloadLimit)
-	defer cancel()
 	before := d.disk()
 	d.epoch++
 	held := d.mayHold(before, c.files)
@@ -216,6 +215,8 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 		d.holds(held)
 		return fmt.Errorf("reload: %w", err)
 	}
+	ctx, cancel := grace(ctx, finishLimit, reloadLimit)
+	defer cancel()
 	defer d.carryStates(ctx, c.files)()
 	words, err := d.exchange(ctx, c, former)
 	if err == nil {
