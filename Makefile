@@ -78,8 +78,9 @@ registry: ## unit tests of the registries with the race detector and real etcd; 
 fuzz: ## every fuzz target, then random histories of containers, FUZZTIME seconds for each of the two
 	@scripts/fuzz $${FUZZTIME:-20}
 
+# What needs the machine's engine runs alone; the rest waits more than it works.
 e2e: build ## the binary with a real engine, HAProxy 2.6 and 3.0, and etcd, under load
-	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 20m ./e2e
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -parallel 4 -timeout 25m ./e2e
 
 e2e-hosts: ## three hosts with all that runs on them, one fault after the other under load; the table goes to .stages/faults.md
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 10m ./e2e/hosts

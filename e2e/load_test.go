@@ -497,6 +497,7 @@ func (s *site) noneRefused() {
 // servers or not. A POST fails only if the server had it when it died: at most one for each client.
 // P2, P5.
 func TestServerKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, check := range []string{"on", "off"} {
 		t.Run("proxy-check="+check, func(t *testing.T) {
 			onSites(t, func(s *site) {

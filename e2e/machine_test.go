@@ -45,10 +45,12 @@ const ownEtc = `
 	mount -t overlay overlay /etc -o "lowerdir=/etc,upperdir=$DIR/upper,workdir=$DIR/work"
 	mount --bind "$DIR/docker" /etc/docker`
 
-// newMachines makes hosts that have all images, with a network between them.
+// newMachines makes hosts that have all images, with a network between them, for a test beside others:
+// each has an engine of its own.
 func newMachines(t *testing.T, names ...string) []*machine {
 	t.Helper()
 	leftOut(t, "docker", "haproxy")
+	t.Parallel()
 	archive, err := images()
 	if err != nil {
 		t.Fatal(err)
@@ -66,11 +68,6 @@ func newMachines(t *testing.T, names ...string) []*machine {
 		if err := network.Close(); err != nil {
 			t.Error(err)
 		}
-	})
-	// An engine makes the directories that containers mount on the machine itself; what is not empty stays.
-	t.Cleanup(func() {
-		os.Remove("/etc/sidekick/haproxy")
-		os.Remove("/etc/sidekick")
 	})
 	var made []*machine
 	for _, name := range names {

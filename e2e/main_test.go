@@ -47,6 +47,7 @@ func prepareAndRun(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	defer removeMounted()
 	programs.dir = dir
 	programs.sidekick, programs.whoami = filepath.Join(dir, "sidekick"), filepath.Join(dir, "whoami")
 	for path, pkg := range map[string]string{programs.sidekick: "../cmd/sidekick", programs.whoami: "../examples/whoami"} {
@@ -80,6 +81,13 @@ func withEngine(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	return m.Run(), nil
+}
+
+// removeMounted removes what engines have made on the machine itself, for containers to mount. What is
+// not empty stays.
+func removeMounted() {
+	os.Remove("/etc/sidekick/haproxy")
+	os.Remove("/etc/sidekick")
 }
 
 // runName makes a name of its own for this run of the tests.

@@ -33,6 +33,7 @@ const externalShare = 2.0 / 3
 // disk. With an agent that runs HAProxy, no port is ever shared by two of them. P6, F5, F6, F8.
 func TestSoak(t *testing.T) {
 	leftOut(t, "haproxy")
+	t.Parallel()
 	length, seed := soakLength(t), soakFirst(t)
 	haproxytest.Each(t, func(t haproxytest.T) {
 		t.Parallel()

@@ -31,11 +31,12 @@ type site struct {
 	ledger *load.Ledger // of all servers
 }
 
-// onSites runs a test on a site for each HAProxy, all at once, for most of its time is waiting. An etcd
-// runs there already.
+// onSites runs a test on a site for each HAProxy, beside other such tests, for most of its time is
+// waiting. An etcd runs there already.
 func onSites(t *testing.T, test func(s *site)) {
 	t.Helper()
 	leftOut(t, "haproxy")
+	t.Parallel()
 	haproxytest.Each(t, func(t haproxytest.T) {
 		t.Parallel()
 		w := emptyWorld(t.T)
