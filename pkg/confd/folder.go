@@ -28,7 +28,7 @@ type content struct{ text, fault string }
 type snapshot struct {
 	options   content            // confd.toml; empty if there is none
 	resources map[string]content // by name, as in conf.d/a.toml
-	files     map[string]content // templates, and what else resources name, by path
+	files     map[string]content // templates, and what else resources name as such, by path
 }
 
 func (s *snapshot) same(other *snapshot) bool {
@@ -73,12 +73,22 @@ func (f *folder) look(more []string) (*snapshot, error) {
 		return nil, err
 	}
 	for _, path := range append(templates, more...) {
-		s.files[path] = f.read(last, path, largestTemplate)
+		f.add(s, last, path)
 	}
 	if c := f.read(last, f.config, largest+1); c.fault != syscall.ENOENT.Error() && f.config != os.DevNull {
 		s.options = c
 	}
 	return s, nil
+}
+
+// add reads a template, if it was not yet. One that is not there is none.
+func (f *folder) add(s *snapshot, last map[string]sight, path string) {
+	if _, known := s.files[path]; known {
+		return
+	}
+	if c := f.read(last, path, largestTemplate); c.fault != syscall.ENOENT.Error() {
+		s.files[path] = c
+	}
 }
 
 // walk lists the regular files of a directory and those below it. Hidden ones are none: editors and

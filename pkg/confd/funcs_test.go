@@ -3,10 +3,12 @@ package confd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -187,6 +189,19 @@ func TestLookupsOfTheHostItself(t *testing.T) {
 	got, err := printed(t, `{{lookupIPV4 "localhost"}} {{lookupIP "127.0.0.1"}} {{lookupIPV6 "::1"}} {{lookupIPV4 "::1"}}`, nil)
 	if want := "[127.0.0.1] [127.0.0.1] [::1] []"; err != nil || got != want {
 		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
+// Services come in confd's order, which compares numbers as texts.
+func TestOrderOfServices(t *testing.T) {
+	list := []*net.SRV{{Target: "b.", Port: 80}, {Target: "a.", Port: 80, Priority: 2}, {Target: "a.", Port: 443}, {Target: "a.", Port: 80, Priority: 10}}
+	slices.SortFunc(list, compareServices)
+	var got []string
+	for _, s := range list {
+		got = append(got, fmt.Sprintf("%s:%d/%d", s.Target, s.Port, s.Priority))
+	}
+	if want := "a.:443/0 a.:80/10 a.:80/2 b.:80/0"; strings.Join(got, " ") != want {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 

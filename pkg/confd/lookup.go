@@ -63,12 +63,15 @@ func (l *lookups) addresses(ctx context.Context, network, name string) []string 
 func (l *lookups) services(ctx context.Context, service, proto, name string) []*net.SRV {
 	return answer(ctx, l, fmt.Sprintf("srv %q %q %q", service, proto, name), func(ctx context.Context) ([]*net.SRV, error) {
 		_, list, err := l.resolver.LookupSRV(ctx, service, proto, name)
-		slices.SortFunc(list, func(a, b *net.SRV) int {
-			return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Port, b.Port),
-				cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Weight, b.Weight))
-		})
+		slices.SortFunc(list, compareServices)
 		return list, err
 	})
+}
+
+// compareServices orders them as confd does, so that a file stays the same when its directory moves: as texts.
+func compareServices(a, b *net.SRV) int {
+	text := func(s *net.SRV) string { return fmt.Sprintf("%s%d%d%d", s.Target, s.Port, s.Priority, s.Weight) }
+	return cmp.Compare(text(a), text(b))
 }
 
 // answer asks, and remembers what was answered; what it gave before outlives a failure.

@@ -66,7 +66,7 @@ func (s *Server) definitions() ([]Result, []*definition, error) {
 		if err == nil {
 			s.logNotes(name, notes)
 			r.Dest, r.Err = def.resource.Dest, s.allowed(def.resource, writers)
-			f.add(now, s.source(def.resource))
+			f.add(now, nil, s.source(def.resource))
 		}
 		results, defs = append(results, r), append(defs, def)
 	}
@@ -90,13 +90,6 @@ func (s *Server) Faults(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// add reads a file that lies outside the directory of templates.
-func (f *folder) add(s *snapshot, path string) {
-	if _, known := s.files[path]; !known {
-		s.files[path] = f.read(nil, path, largestTemplate)
-	}
 }
 
 // readAll reads the keys of all resources at the same time.

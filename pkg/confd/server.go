@@ -96,7 +96,7 @@ type director struct {
 	seen     *snapshot // at the last look, if that was something else
 	options  *Options  // last good ones
 	keyring  string
-	outside  []string // what resources name outside templates
+	named    []string // the files that resources name
 	workers  map[string]*worker
 	outcomes chan outcome
 	faults   map[string]error // what is wrong, by resource file, confd.toml, or conf.d
@@ -139,7 +139,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // look looks at the directory, and tells whether something is changing there.
 func (d *director) look(ctx context.Context) (moving bool) {
-	now, err := d.folder.look(d.outside)
+	now, err := d.folder.look(d.named)
 	if err != nil {
 		d.faults["conf.d"] = fmt.Errorf("directory cannot be read; what is served stays so: %w", err)
 		d.tell(true)
@@ -161,17 +161,15 @@ func (d *director) look(ctx context.Context) (moving bool) {
 	return true
 }
 
-// more finds out which files resources name outside the directory of templates, and whether that changed.
+// more finds out which files resources name, which may be hidden, or lie outside the directory of templates, and
+// whether that changed.
 func (d *director) more() bool {
-	before := d.outside
-	d.outside = nil
+	before := d.named
+	d.named = nil
 	for _, name := range slices.Sorted(maps.Keys(d.workers)) {
-		path := d.source(d.workers[name].resource)
-		if rel, err := filepath.Rel(d.templates(), path); err != nil || !filepath.IsLocal(rel) {
-			d.outside = append(d.outside, path)
-		}
+		d.named = append(d.named, d.source(d.workers[name].resource))
 	}
-	return !slices.Equal(before, d.outside)
+	return !slices.Equal(before, d.named)
 }
 
 // take puts what was seen into force.

@@ -347,6 +347,15 @@ func TestSourceOutside(t *testing.T) {
 	b.holds("x", "two")
 }
 
+// A template that is hidden is followed like any other.
+func TestHiddenSource(t *testing.T) {
+	b := newBed(t, newRegistry(), "templates/.x.tmpl", "one", "conf.d/x.toml", "[template]\nsrc = \".x.tmpl\"\ndest = \"OUT/x\"\n")
+	b.run()
+	b.holds("x", "one")
+	b.write("templates/.x.tmpl", "two")
+	b.holds("x", "two")
+}
+
 // confd.toml's prefix stands in the place of the resources'; the setting's wins over that.
 func TestPrefixes(t *testing.T) {
 	keys := newRegistry("/own/app/a", "own", "/global/app/a", "global", "/flag/app/a", "flag")
