@@ -89,9 +89,9 @@ func TestDeps(t *testing.T) {
 			inTests: []string{"e2e"},
 		},
 		{
-			why:     "YAML is what people write: settings, services files, compose files",
+			why:     "YAML is what people write: settings, services files, compose files, files of confd's keys",
 			what:    []string{"github.com/goccy/go-yaml"},
-			only:    []string{"pkg/declared", "internal/compose", "cmd"},
+			only:    []string{"pkg/declared", "pkg/confd", "internal/compose", "cmd"},
 			inTests: []string{"deploy"},
 		},
 		{

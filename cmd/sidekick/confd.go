@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -25,7 +24,7 @@ const confdPatience = 10 * time.Second
 // newConfd returns what serves --confd-dir.
 func (s *settings) newConfd(client *clientv3.Client, log logrus.FieldLogger) *confd.Server {
 	server := &confd.Server{
-		Dir: s.confdDir, Options: confd.Options{Prefix: s.confdPrefix}, Keys: &etcd.Keys{Client: client}, Getenv: os.Getenv, Final: refuses,
+		Dir: s.confdDir, Options: confd.Options{Prefix: s.confdPrefix}, Keys: &etcd.Keys{Client: client}, Environ: environ(), Final: refuses,
 		Settle: s.settle, SettleMax: s.settleMax, ReloadInterval: s.reloadInterval, Log: log,
 	}
 	if s.haproxy != off {

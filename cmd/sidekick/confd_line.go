@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -19,21 +21,26 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/registry/etcd"
 )
 
-const confdUsage = `Does what confd does with the same arguments, environment and files, over etcd's v3 API, and nothing else: it
-needs no right to write in etcd, no state directory and no port. docs/confd.md tells what differs.
+const confdUsage = `Does what confd does with the same arguments, environment and files, over etcd's v3 API, the environment, or
+files, and nothing else: it needs no right to write in etcd, no state directory and no port. docs/confd.md tells
+what differs.
 
 Usage:
-  sidekick confd [-backend etcdv3] [-node URL]… [-confdir DIR] [-config-file FILE] [-prefix PREFIX]
+  sidekick confd [-backend etcdv3|env|file] [-confdir DIR] [-config-file FILE] [-prefix PREFIX]
                  [-watch | -interval SECONDS | -onetime] [-noop] [-sync-only] [-secret-keyring FILE]
-                 [-scheme http|https] [-srv-domain DOMAIN | -srv-record NAME] [-log-level LEVEL]
+                 [-log-level LEVEL] [-log-format text|json] [-failure-mode best-effort|fail-fast]
+                 [-check-cmd-timeout TIME] [-reload-cmd-timeout TIME] [-backend-timeout TIME] [-debounce TIME]
+                 [-check-config]
+    etcdv3:      [-node URL]… [-scheme http|https] [-srv-domain DOMAIN | -srv-record NAME]
                  [-client-ca-keys FILE] [-client-cert FILE -client-key FILE]
                  [-basic-auth -username NAME -password PASSWORD]
+    file:        -file FILE|DIR… [-filter PATTERN]
 `
 
 // confdCommand is confd's own command line.
 func confdCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "confd", Short: "What confd does with the same arguments, environment and files, over etcd",
+		Use: "confd", Short: "What confd does with the same arguments, environment and files",
 		DisableFlagParsing: true, // they are written as confd's
 		RunE: func(cmd *cobra.Command, args []string) error {
 			line, err := confd.ParseLine(args, environ())
@@ -56,16 +63,22 @@ func confdCommand() *cobra.Command {
 func runConfd(cmd *cobra.Command, line *confd.Line) error {
 	s := newSettings()
 	s.confdDir, s.haproxy, s.logLevel = line.Dir, off, line.LogLevel
+	s.logFormat = cmp.Or(line.LogFormat, s.logFormat)
 	log := s.newLogger(cmd.ErrOrStderr())
-	client, err := dialLine(cmd.Context(), line, log)
-	if err != nil {
-		return err
+	server := s.lineServer(line, log)
+	if line.Check {
+		return server.Faults(cmd.Context())
 	}
-	defer client.Close()
-	server := s.newConfd(client, log)
-	server.Config, server.Options, server.Refresh = line.Config, line.Options, line.Interval
+	if line.Backend.Name == "" {
+		client, err := dialLine(cmd.Context(), line, log)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		server.Keys = &etcd.Keys{Client: client}
+	}
 	if line.Onetime {
-		return server.Once(cmd.Context(), confdPatience, line.Options.Noop, showResult(cmd))
+		return onceConfd(cmd, server, line)
 	}
 	// Later versions read their files again at this signal, which here are followed.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
@@ -73,6 +86,25 @@ func runConfd(cmd *cobra.Command, line *confd.Line) error {
 		return err
 	}
 	return nil
+}
+
+// onceConfd makes a directory's files once. One that is not there has none, which in confd is no error.
+func onceConfd(cmd *cobra.Command, server *confd.Server, line *confd.Line) error {
+	if _, err := os.Stat(line.Dir); errors.Is(err, fs.ErrNotExist) {
+		server.Log.WithField("directory", line.Dir).Warn("the directory does not exist, so there is nothing to write; name another by -confdir")
+		return nil
+	}
+	return server.Once(cmd.Context(), cmp.Or(line.Patience, confdPatience), line.Options.Noop, showResult(cmd))
+}
+
+// lineServer returns what serves the directory as the line says.
+func (s *settings) lineServer(line *confd.Line, log logrus.FieldLogger) *confd.Server {
+	server := s.newConfd(nil, log)
+	server.Config, server.Options, server.JoinPrefix = line.Config, line.Options, line.JoinPrefix
+	server.Backend, server.Refresh, server.FailFast = line.Backend, line.Interval, line.FailFast
+	server.CheckLimit, server.ReloadLimit = line.CheckLimit, line.ReloadLimit
+	server.Settle = max(server.Settle, line.Settle)
+	return server
 }
 
 // dialLine returns a client of the etcd that the line names.

@@ -26,7 +26,7 @@ const (
 // run runs a command line in a shell, as confd does. What it started is killed along with it when the
 // time is up; what it leaves behind when it ends by itself may stay, as a daemon does.
 func (s *Server) run(ctx context.Context, what, line string, limit time.Duration) error {
-	limit = cmp.Or(limit, s.Limit, commandLimit)
+	limit = cmp.Or(limit, commandLimit)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var out tail
@@ -73,13 +73,13 @@ func (s *Server) check(ctx context.Context, r *Resource, staged string) error {
 	if err := r.check.Execute(&line, map[string]string{"src": staged, "dest": r.Dest}); err != nil {
 		return err
 	}
-	return s.run(ctx, "check_cmd", line.String(), r.checkLimit)
+	return s.run(ctx, "check_cmd", line.String(), cmp.Or(r.checkLimit, s.CheckLimit))
 }
 
 // reload announces the new file by reload_cmd. The staged file is the new one by now, so both names mean
 // that. Other braces are left alone: the command may have a template of its own, as docker ps --format does.
 func (s *Server) reload(ctx context.Context, r *Resource) error {
-	return s.run(ctx, "reload_cmd", placeholder().ReplaceAllLiteralString(r.reload, r.Dest), r.reloadLimit)
+	return s.run(ctx, "reload_cmd", placeholder().ReplaceAllLiteralString(r.reload, r.Dest), cmp.Or(r.reloadLimit, s.ReloadLimit))
 }
 
 func placeholder() *regexp.Regexp { return regexp.MustCompile(`\{\{-?\s*\.(src|dest)\s*-?\}\}`) }

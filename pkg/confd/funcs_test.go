@@ -19,7 +19,7 @@ import (
 // printed is what a template makes of keys, or the error.
 func printed(t *testing.T, text string, keys map[string]string, more ...string) (string, error) {
 	t.Helper()
-	s := &Server{Dir: "/confd", Getenv: func(name string) string { return map[string]string{"HOSTNAME": "localhost", "EMPTY": ""}[name] }}
+	s := &Server{Dir: "/confd", Environ: []string{"HOSTNAME=localhost", "EMPTY="}}
 	d := &definition{resource: &Resource{Name: "conf.d/t.toml", Src: "t.tmpl", Prefix: "/"}, files: map[string]content{}}
 	for i, text := range append([]string{"t.tmpl", text}, more...) {
 		if i%2 == 1 {

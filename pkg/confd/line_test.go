@@ -39,6 +39,7 @@ func TestParseLine(t *testing.T) {
 		"a word for the backend": {
 			"--watch etcd --prefix /p -n h1 --noop --sync-only", "",
 			with(usual, func(l *Line) {
+				l.JoinPrefix, l.ReloadLimit = true, time.Minute
 				l.Interval, l.Nodes, l.Options = 0, []string{"h1"}, Options{Prefix: "/p", Noop: true, SyncOnly: true}
 			}),
 		},
@@ -60,7 +61,29 @@ func TestParseLine(t *testing.T) {
 			with(usual, func(l *Line) { l.Record, l.Secure = "_etcdv3._tcp.example.com.", true }),
 		},
 		"a record": {"-srv-record _etcd-client._tcp.example.com", "", with(usual, func(l *Line) { l.Record = "_etcd-client._tcp.example.com" })},
-		"help":     {"-onetime --help", "", Line{Help: true}},
+		"nodes that say how they are reached": {
+			"-node http://h1:2379 -client-ca-keys ca", "",
+			with(usual, func(l *Line) { l.Nodes, l.CA = []string{"http://h1:2379"}, "ca" }),
+		},
+		"nodes that do not, with a certificate": {
+			"-node h1:2379 -client-ca-keys ca", "",
+			with(usual, func(l *Line) { l.Nodes, l.CA, l.Secure = []string{"h1:2379"}, "ca", true }),
+		},
+		"the environment": {"-backend env -onetime -log-level=", "", with(usual, func(l *Line) { l.Backend, l.Onetime = Backend{Name: "env"}, true })},
+		"files": {
+			"-backend file -file a/ -file b,c.yaml -filter *.yaml", "",
+			with(usual, func(l *Line) { l.Backend = Backend{Name: "file", Files: []string{"a/", "b,c.yaml"}, Filter: "*.yaml"} }),
+		},
+		"what later versions have": {
+			"--failure-mode fail-fast etcd --check-cmd-timeout 5s --backend-timeout=3s --batch-interval 4s --no-template-cache --diff --color --diff-context 5 --client-insecure=false --dial-timeout 1s --auth-token x",
+			"CONFD_LOG_FORMAT=json",
+			with(usual, func(l *Line) {
+				l.JoinPrefix, l.FailFast, l.LogFormat = true, true, "json"
+				l.CheckLimit, l.ReloadLimit, l.Patience, l.Settle = 5*time.Second, time.Minute, 3*time.Second, 4*time.Second
+			}),
+		},
+		"a look at the files": {"--check-config", "", with(usual, func(l *Line) { l.Check = true })},
+		"help":                {"-onetime --help", "", Line{Help: true}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -86,10 +109,16 @@ func TestParseLineFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ args, environ, want string }{
-		{"-backend consul", "", "-backend consul: keys come from etcd here"},
+		{"-backend consul", "", "-backend consul: keys come from etcd by its v3 API, from the environment, or from files: give etcdv3, env or file"},
+		{"-backend file", "", "-backend file: it has none: name a file"},
+		{"file --file a --filter [", "", "-filter \"[\": "},
+		{"-failure-mode never -log-format xml", "", "-failure-mode never: must be best-effort or fail-fast\n-log-format xml: must be text or json"},
+		{"etcd --metrics-addr :9100", "", "-metrics-addr: metrics are the agent's"},
+		{"etcd --client-insecure", "", "client-insecure: etcd's certificate is verified"},
+		{"etcd --systemd-notify --watch", "", "systemd-notify: nobody is notified: let the unit have Type=exec"},
 		{"vault --node http://v:8200", "", "-backend vault: "},
 		{"-interval 0 -log-level loud -scheme ftp -basic-auth", "", "-scheme ftp: must be http or https\n-interval 0: must be a number of seconds\n-log-level loud: must be debug, info, warn or error\n-basic-auth: give -username and -password as well"},
-		{"-app-id x", "", "flag provided but not defined: -app-id"},
+		{"-no-such x", "", "flag provided but not defined: -no-such"},
 		{"-interval soon", "", "invalid value \"soon\" for flag -interval"},
 		{"", "CONFD_INTERVAL=soon", "environment variable CONFD_INTERVAL: "},
 		{"-config-file " + bad, "", "-config-file: confd.toml: "},

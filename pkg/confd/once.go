@@ -38,8 +38,8 @@ func (s *Server) Once(ctx context.Context, patience time.Duration, show bool, ea
 			}
 		}
 		each(*r)
-		if r.Err != nil {
-			err = errors.Join(err, r.Err)
+		if err = errors.Join(err, r.Err); err != nil && s.FailFast {
+			break
 		}
 	}
 	return err
@@ -103,7 +103,7 @@ func (s *Server) readAll(ctx context.Context, patience time.Duration, defs []*de
 			continue
 		}
 		wg.Go(func() {
-			keys[i], errs[i] = s.readOnce(ctx, def.resource.Roots)
+			keys[i], errs[i] = s.readOnce(ctx, def.resource)
 			switch {
 			case errs[i] != nil && ctx.Err() == nil:
 				errs[i] = fmt.Errorf("%s: its keys cannot be read: %w", def.resource.Name, errs[i])
@@ -116,9 +116,16 @@ func (s *Server) readAll(ctx context.Context, patience time.Duration, defs []*de
 	return keys, errs
 }
 
-// readOnce returns the first set that the registry gives, or what it complained of last.
-func (s *Server) readOnce(ctx context.Context, roots []string) (map[string]string, error) {
-	if len(roots) == 0 {
+// readOnce returns the first set that the source of a resource's keys gives, or what it complained of last.
+func (s *Server) readOnce(ctx context.Context, r *Resource) (map[string]string, error) {
+	source := s.from(r)
+	switch here := source.(type) { // nobody has to be waited for
+	case environ:
+		return here.read(r.Roots), nil
+	case files:
+		return here.read(r.Roots)
+	}
+	if len(r.Roots) == 0 {
 		return map[string]string{}, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -126,7 +133,7 @@ func (s *Server) readOnce(ctx context.Context, roots []string) (map[string]strin
 	var last error // the source's, until it has ended
 	sets, done := make(chan map[string]string), make(chan error, 1)
 	go func() {
-		done <- s.Keys.Run(ctx, roots, sets, func(err error) {
+		done <- source.Run(ctx, r.Roots, sets, func(err error) {
 			if err != nil && ctx.Err() == nil {
 				last = err
 				if s.Final != nil && s.Final(err) {

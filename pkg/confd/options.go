@@ -27,11 +27,12 @@ func (o Options) over(others Options) Options {
 // access is what a confd.toml says beside that: of the directory, the registry, times and logs. The agent has
 // settings of its own for these; confd's command line has not, see [Line].
 type access struct {
-	ConfDir      string   `toml:"confdir"`
-	Interval     int      `toml:"interval"`
-	Watch        bool     `toml:"watch"`
-	LogLevel     string   `toml:"log-level"`
-	Backend      string   `toml:"backend"`
+	ConfDir   string `toml:"confdir"`
+	Interval  int    `toml:"interval"`
+	Watch     bool   `toml:"watch"`
+	LogLevel  string `toml:"log-level"`
+	LogFormat string `toml:"log-format"`
+	Backend
 	Nodes        []string `toml:"nodes"`
 	Scheme       string   `toml:"scheme"`
 	SRVDomain    string   `toml:"srv_domain"`
@@ -42,6 +43,14 @@ type access struct {
 	BasicAuth    bool     `toml:"basic_auth"`
 	Username     string   `toml:"username"`
 	Password     string   `toml:"password"`
+
+	// Later versions have these as well.
+	FailureMode   string `toml:"failure_mode"`
+	Patience      limit  `toml:"backend_timeout"`
+	CheckLimit    limit  `toml:"check_cmd_timeout"`
+	ReloadLimit   limit  `toml:"reload_cmd_timeout"`
+	Debounce      limit  `toml:"debounce"`
+	BatchInterval limit  `toml:"batch_interval"`
 }
 
 // parseOptions reads a confd.toml. What it says and nobody acts on is a note; so is what it says of the

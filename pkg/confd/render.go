@@ -58,15 +58,10 @@ func (s *Server) functions(ctx context.Context, store *memkv.Store, keyring stri
 
 // getenv returns a variable's value, or the first of others if it has none.
 func (s *Server) getenv(name string, others ...string) string {
-	if s.Getenv != nil {
-		if value := s.Getenv(name); value != "" {
-			return value
-		}
+	if value := environ(s.Environ).get(name); value != "" || len(others) == 0 {
+		return value
 	}
-	if len(others) > 0 {
-		return others[0]
-	}
-	return ""
+	return others[0]
 }
 
 // execute makes the text of one template. In messages it goes by its file's name, as in confd.

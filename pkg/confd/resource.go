@@ -30,6 +30,7 @@ type Resource struct {
 	UID, GID     int    // -1: not given
 	Owner, Group string // by name, where no number is given
 
+	backend                 Backend
 	check                   *template.Template // nil without check_cmd
 	reload                  string
 	checkLimit, reloadLimit time.Duration // 0: the usual one
@@ -49,22 +50,26 @@ type fields struct {
 		ReloadLimit                           limit  `toml:"reload_cmd_timeout"`
 		ReloadInterval                        limit  `toml:"min_reload_interval"`
 	} `toml:"template"`
+	Backend Backend `toml:"backend"`
 }
 
 // limit is a time that a file gives; 0 is the usual one.
 type limit struct{ time.Duration }
 
-// UnmarshalText reads a duration as Go writes it.
+// UnmarshalText reads a duration as Go writes it, or none.
 func (l *limit) UnmarshalText(text []byte) (err error) {
+	if len(text) == 0 {
+		return nil
+	}
 	if l.Duration, err = time.ParseDuration(string(text)); err == nil && l.Duration < 0 {
 		err = errors.New("a time is not negative")
 	}
 	return err
 }
 
-// parseResource reads a resource file. A global prefix takes the place of the resource's own. What the
-// file says and nobody acts on is a note.
-func parseResource(name, text, prefix string) (*Resource, []string, error) {
+// parseResource reads a resource file. A global prefix takes the place of the resource's own, or stands before
+// it. What the file says and nobody acts on is a note.
+func parseResource(name, text string, global prefix) (*Resource, []string, error) {
 	if len(text) > largest {
 		return nil, nil, fmt.Errorf("%s: %d bytes: a resource file has at most %d", name, len(text), largest)
 	}
@@ -76,12 +81,13 @@ func parseResource(name, text, prefix string) (*Resource, []string, error) {
 	}
 	t := f.Template
 	r := &Resource{
-		Name: name, Src: t.Src, Dest: t.Dest, Prefix: path.Join("/", cmp.Or(prefix, t.Prefix)),
+		Name: name, Src: t.Src, Dest: t.Dest, Prefix: global.with(t.Prefix),
 		UID: t.UID, GID: t.GID, Owner: t.Owner, Group: t.Group, reload: t.ReloadCmd,
 		checkLimit: t.CheckLimit.Duration, reloadLimit: t.ReloadLimit.Duration, reloadInterval: t.ReloadInterval.Duration,
+		backend: f.Backend,
 	}
 	r.Roots = roots(r.Prefix, t.Keys)
-	var errs []error
+	errs := []error{r.backend.check()}
 	if r.Src == "" {
 		errs = append(errs, errors.New("src is missing: name a file in templates"))
 	}
@@ -101,6 +107,21 @@ func parseResource(name, text, prefix string) (*Resource, []string, error) {
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return r, undecoded(meta), nil
+}
+
+// prefix is one for all resources. Before confd 0.32 it takes the place of a resource's own, since then it
+// stands before that.
+type prefix struct {
+	text   string
+	joined bool
+}
+
+// with is the prefix of a resource's keys.
+func (p prefix) with(own string) string {
+	if p.joined {
+		return path.Join("/", p.text, own)
+	}
+	return path.Join("/", cmp.Or(p.text, own))
 }
 
 // located names the line and column of a fault in TOML.
@@ -163,6 +184,12 @@ func roots(prefix string, keys []string) []string {
 func below(root, key string) bool {
 	rest, ok := strings.CutPrefix(key, root)
 	return ok && (rest == "" || rest[0] == '/' || root == "/")
+}
+
+// sameKeys tells whether another definition of the resource asks for the same.
+func (r *Resource) sameKeys(other *Resource) bool {
+	a, b := r.backend, other.backend
+	return slices.Equal(r.Roots, other.Roots) && a.Name == b.Name && a.Filter == b.Filter && slices.Equal(a.Files, b.Files)
 }
 
 // store holds the keys as templates name them: without the prefix.

@@ -10,8 +10,9 @@ import (
 
 func TestParseResource(t *testing.T) {
 	tests := map[string]struct {
-		text, global string
-		want         Resource
+		text   string
+		global prefix
+		want   Resource
 	}{
 		"the least": {
 			text: "[template]\nsrc = \"a.tmpl\"\ndest = \"/a\"\n",
@@ -27,8 +28,20 @@ func TestParseResource(t *testing.T) {
 		},
 		"a global prefix is in the place of its own": {
 			text:   "[template]\nsrc = \"a\"\ndest = \"/a\"\nprefix = \"/own\"\nkeys = [\"/x\"]\n",
-			global: "production/",
+			global: prefix{text: "production/"},
 			want:   Resource{Src: "a", Dest: "/a", Prefix: "/production", Roots: []string{"/production/x"}, UID: -1, GID: -1},
+		},
+		"a global prefix stands before its own": {
+			text:   "[template]\nsrc = \"a\"\ndest = \"/a\"\nprefix = \"apps/own/\"\nkeys = [\"/x\"]\n",
+			global: prefix{text: "production/", joined: true},
+			want:   Resource{Src: "a", Dest: "/a", Prefix: "/production/apps/own", Roots: []string{"/production/apps/own/x"}, UID: -1, GID: -1},
+		},
+		"what later versions have": {
+			text: "[template]\nsrc = \"a\"\ndest = \"/a\"\n[backend]\nbackend = \"file\"\nfile = [\"a.yaml\"]\nfilter = \"*.yaml\"\n",
+			want: Resource{
+				Src: "a", Dest: "/a", Prefix: "/", UID: -1, GID: -1,
+				backend: Backend{Name: "file", Files: []string{"a.yaml"}, Filter: "*.yaml"},
+			},
 		},
 		"keys within others": {
 			text: "[template]\nsrc = \"a\"\ndest = \"/a\"\nkeys = [\"/b/c\", \"/b\", \"/b-x\", \"/b\", \"/a\", \"/b-x/y\"]\n",
@@ -73,6 +86,9 @@ func TestParseResourceFaults(t *testing.T) {
 		"a bad check":      {good + "check_cmd = \"x {{.src\"\n", "check_cmd:1"},
 		"no time":          {good + "check_cmd_timeout = \"soon\"\n", "conf.d/a.toml: "},
 		"a negative time":  {good + "reload_cmd_timeout = \"-1s\"\n", "a time is not negative"},
+		"another backend":  {good + "[backend]\nbackend = \"vault\"\n", "conf.d/a.toml: backend vault: keys come from etcd"},
+		"no files":         {good + "[backend]\nbackend = \"file\"\n", "backend file: it has none"},
+		"a bad filter":     {good + "[backend]\nbackend = \"file\"\nfile = [\"a\"]\nfilter = \"[\"\n", "filter \"[\": syntax error"},
 		"a separator":      {"[template]\nkeys = [\n\"/a\"\n\"/b\"\n]\n", "conf.d/a.toml: line 4"},
 		"keys as text":     {good + "keys = \"/a\"\n", "conf.d/a.toml: "},
 		"too long":         {good + strings.Repeat("# x\n", 20_000), "a resource file has at most"},
@@ -80,7 +96,7 @@ func TestParseResourceFaults(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if _, _, err := parseResource("conf.d/a.toml", tt.text, ""); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, _, err := parseResource("conf.d/a.toml", tt.text, prefix{}); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an error with %q", err, tt.want)
 			}
 		})
@@ -88,8 +104,8 @@ func TestParseResourceFaults(t *testing.T) {
 }
 
 func TestNotes(t *testing.T) {
-	_, notes, err := parseResource("x", "[template]\nsrc = \"a\"\ndest = \"b\"\ndebounce = \"2s\"\n[backend]\nbackend = \"vault\"\nnodes = []\n", "")
-	if diff := cmp.Diff(notes, []string{"backend", "template.debounce"}); err != nil || diff != "" {
+	_, notes, err := parseResource("x", "[template]\nsrc = \"a\"\ndest = \"b\"\nbounce = \"2s\"\n[backend]\nbackend = \"etcd\"\nnodes = []\n", prefix{})
+	if diff := cmp.Diff(notes, []string{"backend", "template.bounce"}); err != nil || diff != "" {
 		t.Errorf("%v, (-got +want)\n%s", err, diff)
 	}
 }
@@ -149,7 +165,7 @@ func FuzzParseResource(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		_, _, _ = parseOptions(text, true)
-		r, _, err := parseResource("f", text, "")
+		r, _, err := parseResource("f", text, prefix{})
 		if err != nil {
 			return
 		}

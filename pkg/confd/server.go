@@ -42,20 +42,28 @@ type Server struct {
 	Config string
 	// Options count before those in confd.toml.
 	Options Options
+	// JoinPrefix puts the prefix for all resources before a resource's own, as confd does since 0.32, instead of in its place.
+	JoinPrefix bool
 	// Reserved are files that no resource may write; the text says whose.
 	Reserved map[string]string
-	Keys     Source
+	// Keys is the registry.
+	Keys Source
+	// Backend is where keys come from, if not from the registry; a resource may name another.
+	Backend Backend
 	// Final tells of an error of Keys whether waiting cannot mend it, so that Once does not wait. It may be nil.
-	Final  func(error) bool
-	Getenv func(string) string
+	Final func(error) bool
+	// Environ are variables, as os.Environ gives them: those that templates ask for, and the keys of the backend env.
+	Environ []string
 	// Settle and SettleMax hold bursts of changes off, as in package holdoff.
 	Settle, SettleMax time.Duration
 	// Memory is a file for the reloads that are still to come when the process ends. None if empty.
 	Memory string
-	// Limit is how long a command may take; 30 s if zero.
-	Limit time.Duration
+	// CheckLimit and ReloadLimit are how long commands may take; 30 s if zero.
+	CheckLimit, ReloadLimit time.Duration
 	// ReloadInterval is the least time between two reloads of one resource; a resource may ask for more.
 	ReloadInterval time.Duration
+	// FailFast lets Once end at the first resource that fails.
+	FailFast bool
 	// Refresh is how often a file is made anew without a change; 10 minutes if zero.
 	Refresh time.Duration
 
@@ -254,9 +262,12 @@ func (s *Server) define(name string, c content, now *snapshot, o Options, keyrin
 	if c.fault != "" {
 		return nil, nil, fmt.Errorf("%s: %s", name, c.fault)
 	}
-	r, notes, err := parseResource(name, c.text, o.Prefix)
+	r, notes, err := parseResource(name, c.text, prefix{o.Prefix, s.JoinPrefix})
 	if err != nil {
 		return nil, nil, err
+	}
+	if s.Backend.Name != "" && strings.HasPrefix(r.backend.Name, "etcd") {
+		return nil, nil, fmt.Errorf("%s: backend %s: there is no registry, since the keys come from the backend %s: start with -backend etcdv3", name, r.backend.Name, s.Backend.Name)
 	}
 	return &definition{resource: r, text: c.text, options: o, keyring: keyring, files: now.files}, notes, nil
 }

@@ -184,7 +184,7 @@ func TestReloadIsRetried(t *testing.T) {
 func TestHangingCommand(t *testing.T) {
 	b := newBed(t, newRegistry("/app/a", "1", "/db", "d"), "templates/app.tmpl", appText, "templates/db.tmpl", dbText,
 		"conf.d/app.toml", appFile+"check_cmd = \"test -e OUT/free || { sleep 1000 & echo $! >OUT/pid; wait; }\"\n", "conf.d/db.toml", dbFile)
-	b.server.Limit = 700 * time.Millisecond
+	b.server.CheckLimit = 700 * time.Millisecond
 	b.run()
 	b.holds("db", "d")
 	b.until("the command runs", func() bool { return strings.HasSuffix(b.read("pid"), "\n") })

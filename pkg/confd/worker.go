@@ -120,10 +120,10 @@ func (w *worker) define(ctx context.Context, st *work, def *definition) (due boo
 	before := st.def
 	st.def = def
 	if before == nil || !before.same(def) {
-		if before == nil || strings.Join(before.resource.Roots, "\n") != strings.Join(def.resource.Roots, "\n") {
+		if before == nil || !before.resource.sameKeys(def.resource) {
 			st.keys = nil
 			st.watch.stop()
-			st.watch = w.follow(ctx, def.resource.Roots)
+			st.watch = w.follow(ctx, def.resource)
 			if len(def.resource.Roots) == 0 {
 				st.keys = map[string]string{}
 			}
@@ -265,10 +265,10 @@ type watch struct {
 	ended   sync.WaitGroup
 }
 
-func (w *worker) follow(ctx context.Context, roots []string) *watch {
+func (w *worker) follow(ctx context.Context, r *Resource) *watch {
 	ctx, end := context.WithCancel(ctx)
 	f := &watch{end: end}
-	if len(roots) == 0 {
+	if len(r.Roots) == 0 {
 		return f
 	}
 	f.keys, f.reports = make(chan map[string]string), make(chan error)
@@ -284,7 +284,8 @@ func (w *worker) follow(ctx context.Context, roots []string) *watch {
 		case <-ctx.Done():
 		}
 	}
-	f.ended.Go(func() { _ = w.Keys.Run(ctx, roots, sets, report) })
+	source := w.from(r)
+	f.ended.Go(func() { _ = source.Run(ctx, r.Roots, sets, report) })
 	f.ended.Go(func() { _ = holdoff.Run(ctx, w.Settle, w.SettleMax, sets, f.keys) })
 	return f
 }
