@@ -33,6 +33,9 @@ type rendering struct {
 func (s *Server) render(ctx context.Context, d *definition, keys map[string]string, l *lookups) (text []byte, used map[string]content, err error) {
 	r := s.rendering(ctx, d, keys, l)
 	text, err = r.execute(s.source(d.resource), nil)
+	if err == nil {
+		err = wellFormed(text, d.resource.format)
+	}
 	if err != nil {
 		return nil, r.used, fmt.Errorf("%s: %w", d.resource.Name, err)
 	}

@@ -35,6 +35,8 @@ type Resource struct {
 	reload                  string
 	checkLimit, reloadLimit time.Duration // 0: the usual one
 	reloadInterval          time.Duration // least time between two reloads
+	settle                  time.Duration // how long bursts of changes are held off; 0: the usual
+	format                  string        // that the text must have
 }
 
 // fields are the keys of a resource file, as confd names them.
@@ -49,6 +51,8 @@ type fields struct {
 		CheckLimit                            limit  `toml:"check_cmd_timeout"`
 		ReloadLimit                           limit  `toml:"reload_cmd_timeout"`
 		ReloadInterval                        limit  `toml:"min_reload_interval"`
+		Debounce                              limit  `toml:"debounce"`
+		OutputFormat                          string `toml:"output_format"`
 	} `toml:"template"`
 	Backend Backend `toml:"backend"`
 }
@@ -84,10 +88,10 @@ func parseResource(name, text string, global prefix) (*Resource, []string, error
 		Name: name, Src: t.Src, Dest: t.Dest, Prefix: global.with(t.Prefix),
 		UID: t.UID, GID: t.GID, Owner: t.Owner, Group: t.Group, reload: t.ReloadCmd,
 		checkLimit: t.CheckLimit.Duration, reloadLimit: t.ReloadLimit.Duration, reloadInterval: t.ReloadInterval.Duration,
-		backend: f.Backend,
+		settle: t.Debounce.Duration, format: t.OutputFormat, backend: f.Backend,
 	}
 	r.Roots = roots(r.Prefix, t.Keys)
-	errs := []error{r.backend.check()}
+	errs := []error{r.backend.check(), checkFormat(r.format)}
 	if r.Src == "" {
 		errs = append(errs, errors.New("src is missing: name a file in templates"))
 	}

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -37,9 +38,9 @@ func TestParseResource(t *testing.T) {
 			want:   Resource{Src: "a", Dest: "/a", Prefix: "/production/apps/own", Roots: []string{"/production/apps/own/x"}, UID: -1, GID: -1},
 		},
 		"what later versions have": {
-			text: "[template]\nsrc = \"a\"\ndest = \"/a\"\n[backend]\nbackend = \"file\"\nfile = [\"a.yaml\"]\nfilter = \"*.yaml\"\n",
+			text: "[template]\nsrc = \"a\"\ndest = \"/a\"\noutput_format = \"json\"\ndebounce = \"2s\"\n[backend]\nbackend = \"file\"\nfile = [\"a.yaml\"]\nfilter = \"*.yaml\"\n",
 			want: Resource{
-				Src: "a", Dest: "/a", Prefix: "/", UID: -1, GID: -1,
+				Src: "a", Dest: "/a", Prefix: "/", UID: -1, GID: -1, format: "json", settle: 2 * time.Second,
 				backend: Backend{Name: "file", Files: []string{"a.yaml"}, Filter: "*.yaml"},
 			},
 		},
@@ -89,6 +90,7 @@ func TestParseResourceFaults(t *testing.T) {
 		"another backend":  {good + "[backend]\nbackend = \"vault\"\n", "conf.d/a.toml: backend vault: keys come from etcd"},
 		"no files":         {good + "[backend]\nbackend = \"file\"\n", "backend file: it has none"},
 		"a bad filter":     {good + "[backend]\nbackend = \"file\"\nfile = [\"a\"]\nfilter = \"[\"\n", "filter \"[\": syntax error"},
+		"another format":   {good + "output_format = \"ini\"\n", "output_format \"ini\": want json"},
 		"a separator":      {"[template]\nkeys = [\n\"/a\"\n\"/b\"\n]\n", "conf.d/a.toml: line 4"},
 		"keys as text":     {good + "keys = \"/a\"\n", "conf.d/a.toml: "},
 		"too long":         {good + strings.Repeat("# x\n", 20_000), "a resource file has at most"},

@@ -284,9 +284,9 @@ func (w *worker) follow(ctx context.Context, r *Resource) *watch {
 		case <-ctx.Done():
 		}
 	}
-	source := w.from(r)
+	source, settle := w.from(r), cmp.Or(r.settle, w.Settle)
 	f.ended.Go(func() { _ = source.Run(ctx, r.Roots, sets, report) })
-	f.ended.Go(func() { _ = holdoff.Run(ctx, w.Settle, w.SettleMax, sets, f.keys) })
+	f.ended.Go(func() { _ = holdoff.Run(ctx, settle, max(settle, w.SettleMax), sets, f.keys) })
 	return f
 }
 
