@@ -1,25 +1,18 @@
 package folder
 
 import (
-	"context"
 	"errors"
-	"io/fs"
 	"iter"
 	"maps"
 	"slices"
 	"syscall"
-	"time"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-const (
-	// Every is how often a folder is looked at while nothing changes.
-	Every = time.Second
-	// again is the time until the next look while something changes.
-	again = 100 * time.Millisecond
-	// patience is for how many looks what moves is waited for before the first set is complete: a file that
-	// changes all the time holds up no other.
-	patience = 20
-)
+// patience is for how many looks what moves is waited for before the first set is complete: a file that
+// changes all the time holds up no other.
+const patience = 20
 
 // Files is what the items of a folder come to: of each the last content that was good. It is used by one
 // goroutine.
@@ -27,8 +20,8 @@ type Files[T any] struct {
 	Folder
 	// Parse understands an item's text. Its error says which item it is about.
 	Parse func(item, text string) (T, error)
-	// Make says how to mend it that the directory does not exist.
-	Make string
+	// Kind is that of the rejections, and What names the folder in them.
+	Kind, What string
 
 	good   map[string]kept[T] // what counts
 	faults map[string]string  // why an item's newest content does not count
@@ -57,32 +50,6 @@ func (f *Files[T]) Recall(texts map[string]string) {
 func (f *Files[T]) init() {
 	if f.good == nil {
 		f.good, f.faults = map[string]kept[T]{}, map[string]string{}
-	}
-}
-
-// Run looks for ever, and calls seen after each look, until ctx is cancelled or seen fails.
-func (f *Files[T]) Run(ctx context.Context, every time.Duration, seen func(changed bool) error) error {
-	return Watch(ctx, every, f.Look, seen)
-}
-
-// Watch is Run for whatever looks: several folders whose files are one set.
-func Watch(ctx context.Context, every time.Duration, look func() (changed, moving bool), seen func(changed bool) error) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		changed, moving := look()
-		if err := seen(changed); err != nil {
-			return err
-		}
-		timer.Reset(every)
-		if moving {
-			timer.Reset(again)
-		}
 	}
 }
 
@@ -121,13 +88,10 @@ func (f *Files[T]) Look() (changed, moving bool) {
 }
 
 func (f *Files[T]) missing(err error) string {
-	if errors.Is(err, fs.ErrNotExist) {
-		return "it does not exist: " + f.Make
-	}
 	if errors.Is(err, syscall.ENOTDIR) {
 		return "it is no directory: name the one that the files are in"
 	}
-	return withoutPath(err).Error()
+	return f.because(err, true)
 }
 
 // take makes an item's content count if it is good, and tells whether that changes anything.
@@ -165,11 +129,29 @@ func (f *Files[T]) forget(item string) bool {
 // Known tells whether what counts is complete: each item has been seen, or changes all the time.
 func (f *Files[T]) Known() bool { return f.known }
 
+// Settled tells whether there is nothing to wait for: what counts is complete, or cannot be had.
+func (f *Files[T]) Settled() bool { return f.known || f.away != "" }
+
 // Away is why the directory cannot be read, "" if it can.
 func (f *Files[T]) Away() string { return f.away }
 
 // Faults are those of the newest contents that do not count, in the order of their items.
 func (f *Files[T]) Faults() iter.Seq2[string, string] { return sorted(f.faults) }
+
+// Rejections are what is wrong, for people; node is this host.
+func (f *Files[T]) Rejections(node string) []service.Rejection {
+	list := []service.Rejection{}
+	add := func(name, reason string) {
+		list = append(list, service.Rejection{Kind: f.Kind, Node: node, Name: name, Reason: reason})
+	}
+	if f.away != "" {
+		add(f.Dir, f.What+" "+f.Dir+": "+f.away)
+	}
+	for item, fault := range f.Faults() {
+		add(item, f.Dir+": "+fault)
+	}
+	return list
+}
 
 // Good are the items that count, sorted.
 func (f *Files[T]) Good() iter.Seq2[string, T] {

@@ -1,7 +1,6 @@
 package folder
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 )
 
 // parts are the files NAME.a and NAME.b, or NAME/a and NAME/b, as the item NAME.
@@ -35,8 +32,8 @@ func both(item, text string) (string, error) {
 
 func newParts(dir string) *Files[string] {
 	return &Files[string]{
-		Folder: Folder{Dir: dir, Item: parts, Below: true, Largest: 100, Advice: "split it"},
-		Parse:  both, Make: "make it",
+		Folder: Folder{Dir: dir, Item: parts, Below: true, Largest: 100, Advice: "split it", Make: "make it"},
+		Parse:  both, Kind: "kind", What: "directory",
 	}
 }
 
@@ -128,33 +125,4 @@ func TestFilesWithoutDirectory(t *testing.T) {
 	}
 	f.Now()
 	want(t, f, map[string]string{"x": "1\n2\n"}, map[string]string{})
-}
-
-// Run looks until it is told to end, and soon again while something moves.
-func TestFilesRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		f := newParts(dir)
-		ctx, cancel := context.WithCancel(t.Context())
-		changes := make(chan time.Time, 10)
-		done := make(chan error)
-		go func() {
-			done <- f.Run(ctx, Every, func(changed bool) error {
-				if changed {
-					changes <- time.Now()
-				}
-				return nil
-			})
-		}()
-		<-changes // complete
-		began := time.Now()
-		write(t, dir, "x.a", "1\n2\n")
-		if took := (<-changes).Sub(began); took > Every+again {
-			t.Errorf("a new file counted after %s, want %s at most", took, Every+again)
-		}
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v, want %v", err, context.Canceled)
-		}
-	})
 }

@@ -4,7 +4,8 @@
 //
 // What is seen counts once it is seen twice in a row ([Folder.Look]), so that a file that is just being
 // written, or replaced by way of a gap, is not taken at its word in between. [Files] keeps the last good
-// content of each item, so that a bad one hinders no other and takes nothing away.
+// content of each item, so that a bad one hinders no other and takes nothing away. A [Teller] says what is
+// wrong, once.
 package folder
 
 import (
@@ -35,6 +36,8 @@ type Folder struct {
 	// Largest is the size that a file may have, in bytes, and Advice what to do with more.
 	Largest int
 	Advice  string
+	// Make says how to mend it that Dir does not exist.
+	Make string
 
 	seen map[string]content // at the last look, by file; nil before the first
 }
@@ -167,7 +170,7 @@ func (f *Folder) read(file string) content {
 	path := filepath.Join(f.Dir, file)
 	info, err := os.Stat(path)
 	if err != nil {
-		return content{fault: withoutPath(err).Error()}
+		return content{fault: f.because(err, false)}
 	}
 	if !info.Mode().IsRegular() {
 		return content{fault: "it is no regular file"}
@@ -177,7 +180,7 @@ func (f *Folder) read(file string) content {
 		return before
 	}
 	if c.text, err = f.readText(path); err != nil {
-		c.fault = withoutPath(err).Error()
+		c.fault = f.because(err, false)
 	}
 	return c
 }
@@ -198,12 +201,18 @@ func (f *Folder) readText(path string) (string, error) {
 	return string(b), nil
 }
 
-// withoutPath is why a file cannot be used; its name is said elsewhere.
-func withoutPath(err error) error {
+// because is why something cannot be read, with the mend: it is the directory itself, or a file in it. Its name is said elsewhere.
+func (f *Folder) because(err error, itself bool) string {
 	if path, ok := errors.AsType[*os.PathError](err); ok {
-		return path.Err
+		err = path.Err
 	}
-	return err
+	switch {
+	case itself && errors.Is(err, syscall.ENOENT):
+		return "it does not exist: " + f.Make
+	case errors.Is(err, syscall.EACCES):
+		return err.Error() + ": let the agent's user read it"
+	}
+	return err.Error()
 }
 
 func stampOf(info os.FileInfo) stamp {

@@ -2,17 +2,12 @@ package certificates
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekick-proxy/sidekick/internal/folder"
-	"github.com/sidekick-proxy/sidekick/internal/newest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -35,16 +30,25 @@ type Source struct {
 type watching struct {
 	*Source
 	files  folder.Files[render.Certificate]
+	teller folder.Teller
 	sent   []render.Certificate // nil before the first set
-	told   []service.Rejection
 	warned map[string]time.Time // by certificate: of which expiry it was warned
+}
+
+func (s *Source) watch() *watching {
+	return &watching{Source: s, files: filesOf(s.Dir), warned: map[string]time.Time{}, teller: folder.Teller{
+		Log: s.Log.WithField("directory", s.Dir), Rejected: s.Rejected,
+		Wrong: "certificate is not taken as it is", Right: "certificates are in order again",
+	}}
 }
 
 func filesOf(dir string) folder.Files[render.Certificate] {
 	return folder.Files[render.Certificate]{
-		Folder: folder.Folder{Dir: dir, Item: nameOf, Below: true, Largest: largest, Advice: "no certificate is that large: remove it"},
-		Parse:  parse,
-		Make:   "make it, or leave --certs out",
+		Folder: folder.Folder{
+			Dir: dir, Item: nameOf, Below: true, Largest: largest,
+			Advice: "no certificate is that large: remove it", Make: "make it, or leave --certs out",
+		},
+		Parse: parse, Kind: service.RejectedCertificate, What: "directory of certificates",
 	}
 }
 
@@ -52,48 +56,31 @@ func filesOf(dir string) folder.Files[render.Certificate] {
 func Read(dir string) ([]render.Certificate, error) {
 	files := filesOf(dir)
 	files.Now()
-	var errs []error
-	for _, r := range rejections(&files, dir, "") {
-		errs = append(errs, errors.New(r.Reason))
-	}
-	return all(&files), errors.Join(errs...)
+	return all(&files), service.Reasons(files.Rejections(""))
 }
 
 // Run sends the complete set of certificates, sorted by name, when it is first known and after each
 // change, until ctx is cancelled; a reader that is slow gets the newest. A directory that cannot be read
 // at first is an empty set, so that what needs no certificate does not wait.
 func (s *Source) Run(ctx context.Context, out chan<- []render.Certificate) error {
-	sets := make(chan []render.Certificate)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return newest.Run(ctx, sets, out) })
-	g.Go(func() error {
-		w := &watching{Source: s, files: filesOf(s.Dir), warned: map[string]time.Time{}}
-		return w.files.Run(ctx, folder.Every, func(changed bool) error {
-			w.warn(time.Now())
-			if !changed {
-				return nil
-			}
-			w.tell()
-			return w.send(ctx, sets)
-		})
-	})
-	return g.Wait()
+	w := s.watch()
+	return folder.Follow(ctx, folder.Every, w.files.Look, w.next, out)
 }
 
-// send sends the set, unless it is the last one again or not known yet.
-func (w *watching) send(ctx context.Context, sets chan<- []render.Certificate) error {
+// next returns the set to be sent if it is known and differs from the last, and tells what is wrong.
+func (w *watching) next(changed bool) ([]render.Certificate, bool) {
+	w.warn(time.Now())
+	if !changed {
+		return nil, false
+	}
+	w.teller.Tell(w.files.Rejections(w.Node))
 	set := all(&w.files)
-	if !w.files.Known() && w.files.Away() == "" || w.sent != nil && slices.EqualFunc(set, w.sent, same) {
-		return nil
+	if !w.files.Settled() || w.sent != nil && slices.EqualFunc(set, w.sent, same) {
+		return nil, false
 	}
 	w.note(set)
 	w.sent = set
-	select {
-	case sets <- set:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return set, true
 }
 
 // all are the certificates that count, in the order of their names.
@@ -136,43 +123,5 @@ func (w *watching) warn(now time.Time) {
 			w.Log.WithFields(logrus.Fields{"certificate": name, "expired": c.NotAfter.Format(time.RFC3339)}).
 				Warn("certificate has expired: clients refuse it; put a new one in its place")
 		}
-	}
-}
-
-// rejections are what is wrong in a directory.
-func rejections(files *folder.Files[render.Certificate], dir, node string) []service.Rejection {
-	list := []service.Rejection{}
-	add := func(name, reason string) {
-		list = append(list, service.Rejection{Kind: service.RejectedCertificate, Node: node, Name: name, Reason: reason})
-	}
-	if away := files.Away(); away != "" {
-		add(dir, "directory of certificates "+dir+": "+away)
-	}
-	for name, fault := range files.Faults() {
-		if strings.Contains(fault, syscall.EACCES.Error()) {
-			fault += "; let the agent's user read it"
-		}
-		add(name, dir+": "+fault)
-	}
-	return list
-}
-
-// tell logs what is newly wrong, and hands the whole over if it changed.
-func (w *watching) tell() {
-	rejected := rejections(&w.files, w.Dir, w.Node)
-	if slices.Equal(rejected, w.told) {
-		return
-	}
-	for _, r := range rejected {
-		if !slices.Contains(w.told, r) {
-			w.Log.WithFields(logrus.Fields{"directory": w.Dir, "reason": r.Reason}).Warn("certificate is not taken as it is")
-		}
-	}
-	if len(rejected) == 0 {
-		w.Log.WithField("directory", w.Dir).Info("certificates are in order again")
-	}
-	w.told = rejected
-	if w.Rejected != nil {
-		w.Rejected(slices.Clone(rejected))
 	}
 }

@@ -167,7 +167,7 @@ func TestExpiredIsWarnedOf(t *testing.T) {
 		t.Fatalf("got %v, %v", all, err)
 	}
 	log, hook := logtest.NewNullLogger()
-	w := &watching{Source: &Source{Log: log}, files: filesOf(dir), warned: map[string]time.Time{}}
+	w := (&Source{Dir: dir, Log: log}).watch()
 	w.files.Now()
 	w.warn(time.Now())
 	w.warn(time.Now())

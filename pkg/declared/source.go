@@ -3,14 +3,11 @@ package declared
 import (
 	"cmp"
 	"context"
-	"errors"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sidekick-proxy/sidekick/internal/folder"
-	"github.com/sidekick-proxy/sidekick/internal/newest"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
@@ -37,28 +34,12 @@ type Source struct {
 // Run sends the complete set of the instances that are declared, sorted, when it is first known and
 // after each change, until ctx is cancelled; a reader that is slow gets the newest.
 func (s *Source) Run(ctx context.Context, out chan<- []service.Instance) error {
-	sets := make(chan []service.Instance)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return newest.Run(ctx, sets, out) })
-	g.Go(func() error { return s.keep(ctx, sets) })
-	return g.Wait()
-}
-
-// keep looks and sends for ever.
-func (s *Source) keep(ctx context.Context, sets chan<- []service.Instance) error {
 	w := s.watch()
-	return w.files.Run(ctx, cmp.Or(s.Every, folder.Every), func(changed bool) error {
-		if changed {
-			if err := w.send(ctx, sets); err != nil {
-				return err
-			}
-		}
-		if w.files.Known() {
-			w.memory.Files = w.files.Texts()
-			w.memory.keep(w.declared, time.Now())
-		}
-		return nil
-	})
+	w.teller = folder.Teller{
+		Log: s.Log.WithField("directory", s.Dir), Rejected: s.Rejected,
+		Wrong: "services file is not taken as it is", Right: "services files are in order again",
+	}
+	return folder.Follow(ctx, cmp.Or(s.Every, folder.Every), w.files.Look, w.next, out)
 }
 
 // Faults says what is wrong with the services files of a directory as they are, or nil.
@@ -66,9 +47,5 @@ func Faults(dir string, h Host) error {
 	w := (&Source{Dir: dir, Host: h}).watch()
 	w.files.Now()
 	_, rejected := w.assemble()
-	var errs []error
-	for _, r := range rejected {
-		errs = append(errs, errors.New(r.Reason))
-	}
-	return errors.Join(errs...)
+	return service.Reasons(rejected)
 }

@@ -2,7 +2,6 @@ package declared
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -10,8 +9,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/sidekick-proxy/sidekick/internal/folder"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
@@ -25,17 +22,19 @@ type watching struct {
 	*Source
 	files  folder.Files[[]declaration]
 	memory *memory
+	teller folder.Teller
 
 	declared map[string]string // id → where, of the last set
 	sent     []service.Instance
-	told     []service.Rejection
 }
 
 func (s *Source) watch() *watching {
 	w := &watching{Source: s, memory: recall(s.Memory, s.Log), files: folder.Files[[]declaration]{
-		Folder: folder.Folder{Dir: s.Dir, Item: servicesFile, Largest: largest, Advice: "spread its services over several files"},
-		Parse:  parseFile,
-		Make:   "make it, or leave --services-dir out",
+		Folder: folder.Folder{
+			Dir: s.Dir, Item: servicesFile, Largest: largest,
+			Advice: "spread its services over several files", Make: "make it, or leave --services-dir out",
+		},
+		Parse: parseFile,
 	}}
 	w.files.Recall(w.memory.Files)
 	return w
@@ -57,29 +56,23 @@ func parseFile(name, text string) ([]declaration, error) {
 	return list, nil
 }
 
-// next returns the set to be sent if it differs from the last, and tells what is wrong.
-func (w *watching) next() ([]service.Instance, bool) {
-	set, rejected := w.assemble()
-	w.tell(rejected)
-	if !w.files.Known() || w.sent != nil && reflect.DeepEqual(set, w.sent) {
-		return nil, false
+// next returns the set to be sent if it is known and differs from the last, tells what is wrong, and keeps
+// the memory.
+func (w *watching) next(changed bool) (set []service.Instance, differs bool) {
+	if changed {
+		var rejected []service.Rejection
+		set, rejected = w.assemble()
+		w.teller.Tell(rejected)
+		differs = w.files.Known() && (w.sent == nil || !reflect.DeepEqual(set, w.sent))
 	}
-	w.sent = set
-	return set, true
-}
-
-// send sends the next set if there is one.
-func (w *watching) send(ctx context.Context, sets chan<- []service.Instance) error {
-	set, ok := w.next()
-	if !ok {
-		return nil
+	if differs {
+		w.sent = set
 	}
-	select {
-	case sets <- set:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	if w.files.Known() {
+		w.memory.Files = w.files.Texts()
+		w.memory.keep(w.declared, time.Now())
 	}
+	return set, differs
 }
 
 // assemble makes the set of all files in the order of their names, and lists what is not in it.
@@ -144,23 +137,4 @@ func (w *watching) rejection(what, name, reason string) service.Rejection {
 // eachLine puts the file's name before each of joined errors, which begin with their place in it.
 func eachLine(name string, err error) string {
 	return name + ":" + strings.ReplaceAll(err.Error(), "\n", "; "+name+":")
-}
-
-// tell logs what is newly wrong, and hands the whole over if it changed.
-func (w *watching) tell(rejected []service.Rejection) {
-	if w.told != nil && slices.Equal(rejected, w.told) {
-		return
-	}
-	for _, r := range rejected {
-		if !slices.Contains(w.told, r) {
-			w.Log.WithFields(logrus.Fields{"directory": w.Dir, "service": r.Service, "reason": r.Reason}).Warn("services file is not taken as it is")
-		}
-	}
-	if len(rejected) == 0 && len(w.told) > 0 {
-		w.Log.WithField("directory", w.Dir).Info("services files are in order again")
-	}
-	w.told = rejected
-	if w.Rejected != nil {
-		w.Rejected(slices.Clone(rejected))
-	}
 }

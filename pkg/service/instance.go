@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -138,4 +139,13 @@ type Rejection struct {
 	ID      string
 	Name    string // container name or registry key, for people
 	Reason  string // one sentence: the thing, the cause, the mend
+}
+
+// Reasons are those of rejections as one error, nil for none.
+func Reasons(list []Rejection) error {
+	errs := make([]error, 0, len(list))
+	for _, r := range list {
+		errs = append(errs, errors.New(r.Reason))
+	}
+	return errors.Join(errs...)
 }

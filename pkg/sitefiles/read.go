@@ -1,18 +1,17 @@
 package sitefiles
 
 import (
-	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/sidekick-proxy/sidekick/internal/folder"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// largest is the size of a file of users, in bytes.
+// largest is the size of a file, in bytes.
 const largest = 256 << 10
 
 // Set is what the folders come to.
@@ -34,34 +33,46 @@ func (s *Set) Add(in render.Input) render.Input {
 // Read looks at the folders that are chosen, once. The error says what is wrong there; the set is what is
 // not.
 func Read(c render.Choices) (*Set, error) {
-	f := newFolders(c)
-	var errs []error
+	s := newSite(c)
 	for range 2 { // what is seen twice counts
-		f.look()
+		s.look()
 	}
-	for _, r := range f.rejections("") {
-		errs = append(errs, errors.New(r.Reason))
-	}
-	return f.set(), errors.Join(errs...)
+	return s.set(), service.Reasons(s.rejections(""))
 }
 
-// folders are the two, of which either may be none.
-type folders struct {
+// site is the folders, of which each may be none.
+type site struct {
 	users folder.Files[[]render.User]
 	pages folder.Files[string]
+
+	chosen []files // those of them that there are
 }
 
-func newFolders(c render.Choices) *folders {
-	return &folders{
+// files are those of a folder.
+type files interface {
+	Look() (changed, moving bool)
+	Settled() bool
+	Rejections(node string) []service.Rejection
+}
+
+func newSite(c render.Choices) *site {
+	s := &site{
 		users: folder.Files[[]render.User]{
-			Folder: folder.Folder{Dir: c.AuthDir, Item: usersName, Largest: largest, Advice: "spread its users over several"},
-			Parse:  parseUsers, Make: "make it, or leave --set auth-dir out",
+			Folder: folder.Folder{Dir: c.AuthDir, Item: usersName, Largest: largest, Advice: "spread its users over several", Make: "make it, or leave --set auth-dir out"},
+			Parse:  parseUsers, Kind: service.RejectedFile, What: "folder",
 		},
 		pages: folder.Files[string]{
-			Folder: folder.Folder{Dir: c.ErrorDir, Item: render.PageName, Largest: largest, Advice: "link pictures and styles instead"},
-			Parse:  parsePage, Make: "make it, or leave --set error-dir out",
+			Folder: folder.Folder{Dir: c.ErrorDir, Item: render.PageName, Largest: largest, Advice: "link pictures and styles instead", Make: "make it, or leave --set error-dir out"},
+			Parse:  parsePage, Kind: service.RejectedFile, What: "folder",
 		},
 	}
+	if c.AuthDir != "" {
+		s.chosen = append(s.chosen, &s.users)
+	}
+	if c.ErrorDir != "" {
+		s.chosen = append(s.chosen, &s.pages)
+	}
+	return s
 }
 
 // usersName takes the names that sidekick.auth may have.
@@ -87,56 +98,37 @@ func parsePage(file, text string) (string, error) {
 	return text, nil
 }
 
-// look looks at the folders that there are.
-func (f *folders) look() (changed, moving bool) {
-	if f.users.Dir != "" {
-		changed, moving = f.users.Look()
-	}
-	if f.pages.Dir != "" {
-		changedToo, movingToo := f.pages.Look()
-		changed, moving = changed || changedToo, moving || movingToo
+// look looks at all that there is.
+func (s *site) look() (changed, moving bool) {
+	for _, f := range s.chosen {
+		c, m := f.Look()
+		changed, moving = changed || c, moving || m
 	}
 	return changed, moving
 }
 
-// known tells whether nothing is being waited for.
-func (f *folders) known() bool {
-	return (f.users.Dir == "" || f.users.Known() || f.users.Away() != "") && (f.pages.Dir == "" || f.pages.Known() || f.pages.Away() != "")
+// settled tells whether nothing is being waited for.
+func (s *site) settled() bool {
+	return !slices.ContainsFunc(s.chosen, func(f files) bool { return !f.Settled() })
 }
 
 // set is what counts now. A file of users that never was good has none, and says why.
-func (f *folders) set() *Set {
-	s := &Set{Users: map[string]render.UserFile{}, Pages: maps.Collect(f.pages.Good())}
-	for file, fault := range f.users.Faults() {
-		s.Users[file] = render.UserFile{Why: fault}
+func (s *site) set() *Set {
+	set := &Set{Users: map[string]render.UserFile{}, Pages: maps.Collect(s.pages.Good())}
+	for file, fault := range s.users.Faults() {
+		set.Users[file] = render.UserFile{Why: fault}
 	}
-	for file, users := range f.users.Good() {
-		s.Users[file] = render.UserFile{Users: users}
+	for file, users := range s.users.Good() {
+		set.Users[file] = render.UserFile{Users: users}
 	}
-	return s
+	return set
 }
 
 // rejections are what is wrong in the folders.
-func (f *folders) rejections(node string) []service.Rejection {
+func (s *site) rejections(node string) []service.Rejection {
 	list := []service.Rejection{}
-	add := func(name, reason string) {
-		if strings.Contains(reason, syscall.EACCES.Error()) {
-			reason += "; let the agent's user read it"
-		}
-		list = append(list, service.Rejection{Kind: service.RejectedFile, Node: node, Name: name, Reason: reason})
-	}
-	away := func(dir, why string) {
-		if dir != "" && why != "" {
-			add(dir, "folder "+dir+": "+why)
-		}
-	}
-	away(f.users.Dir, f.users.Away())
-	for file, fault := range f.users.Faults() {
-		add(file, f.users.Dir+": "+fault)
-	}
-	away(f.pages.Dir, f.pages.Away())
-	for file, fault := range f.pages.Faults() {
-		add(file, f.pages.Dir+": "+fault)
+	for _, f := range s.chosen {
+		list = append(list, f.Rejections(node)...)
 	}
 	return list
 }
