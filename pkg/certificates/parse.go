@@ -24,6 +24,8 @@ const (
 	// be, with so many bytes.
 	mostNames  = 500
 	longestAll = 15000
+	// certificateBlock is what certificates are called in PEM.
+	certificateBlock = "CERTIFICATE"
 	// anyName is the name of a certificate that need not be for any DNS name: it is for those that have no other.
 	anyName = "default"
 )
@@ -47,23 +49,28 @@ func nameOf(file string) string {
 // that HAProxy refuses would hold up everything else.
 func parse(name, text string) (render.Certificate, error) {
 	c := render.Certificate{Name: name}
-	pair, err := tls.X509KeyPair([]byte(text), []byte(text))
-	if err == nil {
-		c.Text, err = canonical(text)
-	} else {
-		err = mend(text, err)
-	}
-	if err == nil {
-		err = strong(pair.Certificate)
-	}
-	if err == nil {
-		c.NotAfter, c.Names = pair.Leaf.NotAfter.UTC(), namesOf(pair.Leaf)
+	var leaf *x509.Certificate
+	var err error
+	if c.Text, leaf, err = pair(text); err == nil {
+		c.NotAfter, c.Names = leaf.NotAfter.UTC(), namesOf(leaf)
 		err = named(name, c.Names)
 	}
 	if err != nil {
 		return c, fmt.Errorf("certificate %s: %w", name, err)
 	}
 	return c, nil
+}
+
+// pair understands a certificate with its chain and its key. The text is that of these alone.
+func pair(text string) (canonical string, leaf *x509.Certificate, err error) {
+	p, err := tls.X509KeyPair([]byte(text), []byte(text))
+	if err != nil {
+		return "", nil, mend(text, err)
+	}
+	if canonical, err = withoutRemarks(text); err != nil {
+		return "", nil, err
+	}
+	return canonical, p.Leaf, strong(p.Certificate)
 }
 
 // mend adds to the reason why a certificate cannot be used what to do about it.
@@ -77,33 +84,51 @@ func mend(text string, err error) error {
 	case strings.Contains(text, "ENCRYPTED"):
 		return errors.New("its key is encrypted: take the passphrase off, as by openssl pkey")
 	case strings.Contains(reason, "does not match"):
-		return errors.New("the key is that of another certificate: put the one there that the certificate was made with, and the server's own certificate before its chain")
+		return errors.New("the key is that of another certificate: put the one there that the certificate was made with, and that certificate before its chain")
 	}
 	return fmt.Errorf("%s: have it made anew", reason)
 }
 
-// canonical is the certificates and the key of a text alone, without what people and programs write
+// withoutRemarks is the certificates and the key of a text alone, without what people and programs write
 // between them.
-func canonical(text string) (string, error) {
+func withoutRemarks(text string) (string, error) {
+	blocks, err := blocksOf(text)
+	if err != nil {
+		return "", err
+	}
 	var out bytes.Buffer
 	keys := 0
+	for _, block := range blocks {
+		key := strings.HasSuffix(block.Type, "PRIVATE KEY")
+		if key {
+			keys++
+		}
+		if key && keys > 1 || !key && block.Type != certificateBlock {
+			continue
+		}
+		encode(&out, block)
+	}
+	return out.String(), nil
+}
+
+// blocksOf are the blocks of PEM in a text. One that is not whole is an error, not less of them.
+func blocksOf(text string) (blocks []*pem.Block, err error) {
 	for rest := []byte(text); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		key := strings.HasSuffix(block.Type, "PRIVATE KEY")
-		if key {
-			keys++
-		}
-		if key && keys > 1 || !key && block.Type != "CERTIFICATE" {
-			continue
-		}
-		if err := pem.Encode(&out, &pem.Block{Type: block.Type, Bytes: block.Bytes}); err != nil {
-			return "", err
-		}
+		blocks = append(blocks, block)
 	}
-	return out.String(), nil
+	if len(blocks) != strings.Count(text, "-----BEGIN ") {
+		return nil, errors.New("a part of it is cut off or damaged: write it anew")
+	}
+	return blocks, nil
+}
+
+// encode writes a block without the headers that it may have.
+func encode(out *bytes.Buffer, block *pem.Block) {
+	out.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
 }
 
 // strong refuses what OpenSSL refuses as too weak.

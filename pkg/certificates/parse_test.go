@@ -72,6 +72,7 @@ func TestParseRefuses(t *testing.T) {
 		"other key":     {a.Cert + b.Key, "the key is that of another certificate: put"},
 		"encrypted":     {a.Cert + "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "its key is encrypted: take"},
 		"cut":           {a.Cert + a.Key[:100], "have it made anew"},
+		"cut chain":     {a.Cert + a.Key + b.Cert[:200], "a part of it is cut off or damaged: write"},
 		"broken chain":  {a.Cert + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + a.Key, "certificate 2 of its chain cannot be read"},
 		"shorter key":   {rsaCertificate(t, 1024), "a key that is too short: have it made anew"},
 		"short key":     {rsaCertificate(t, 1792), "a key that is too short: have it made anew"},

@@ -121,7 +121,7 @@ func TestSource(t *testing.T) {
 		f.put("b.pem", b.PEM())
 		f.want("[a=a.test b=b.test]", "")
 		f.put("a.crt", renewed.Cert)
-		const other = "certificate a: the key is that of another certificate: put the one there that the certificate was made with, and the server's own certificate before its chain; its last good content stays in force"
+		const other = "certificate a: the key is that of another certificate: put the one there that the certificate was made with, and that certificate before its chain; its last good content stays in force"
 		f.want("", other)
 		f.put("b.pem", "")
 		f.want("", other+"; certificate b: there is no certificate: put it, with its chain, into NAME.pem or NAME.crt; its last good content stays in force")
