@@ -19,7 +19,6 @@ import (
 
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
-	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 	"github.com/sidekick-proxy/sidekick/templates"
 )
 
@@ -154,15 +153,10 @@ func (c cases) one(ctx context.Context, dir string) (word string, err error) {
 	if err != nil {
 		return "", caseFailed{err.Error()}
 	}
-	certificates, err := s.readCertificates()
+	in, err := s.inputOf(catalog)
 	if err != nil {
 		return "", caseBad{err}
 	}
-	site, err := sitefiles.Read(s.choices())
-	if err != nil {
-		return "", caseBad{err}
-	}
-	in := site.Add(render.Input{Catalog: catalog, Certificates: certificates})
 	files, _, err := renderer.Render(in)
 	if err != nil {
 		return "", caseFailed{err.Error()}

@@ -81,15 +81,10 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
-	certificates, err := s.readCertificates()
+	in, err := s.inputOf(catalog)
 	if err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error())+keptByAgent)
 	}
-	site, err := sitefiles.Read(s.choices())
-	if err != nil {
-		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error())+keptByAgent)
-	}
-	in := site.Add(render.Input{Catalog: catalog, Certificates: certificates})
 	files, _, err := renderer.Render(in)
 	if err != nil {
 		return refusedError{err}
@@ -266,12 +261,16 @@ func (s *settings) choices() render.Choices {
 	return c
 }
 
-// readCertificates reads those of --certs. The error says what is wrong with others.
-func (s *settings) readCertificates() ([]render.Certificate, error) {
-	if s.certs == "" {
-		return nil, nil
+// inputOf is what a text is made of: a catalog, and the files of --certs and --set as they are. The error says
+// what is wrong with some of these; the others count.
+func (s *settings) inputOf(catalog *service.Catalog) (render.Input, error) {
+	in := render.Input{Catalog: catalog}
+	var errCertificates error
+	if s.certs != "" {
+		in.Certificates, errCertificates = certificates.Read(s.certs)
 	}
-	return certificates.Read(s.certs)
+	site, errSite := sitefiles.Read(s.choices())
+	return site.Add(in), errors.Join(errCertificates, errSite)
 }
 
 // renderSettings are the facts of this host that the model holds.

@@ -122,9 +122,8 @@ func (s *settings) listServices(cmd *cobra.Command, direct bool) ([]admin.Servic
 	if err != nil {
 		return nil, err
 	}
-	certificates, _ := s.readCertificates() // the agent tells what is wrong with others
-	model := render.Build(render.Input{Catalog: catalog, Certificates: certificates}, s.renderSettings())
-	return admin.Services(catalog, model, nil, nil, time.Now()), nil
+	in, _ := s.inputOf(catalog) // the agent tells what is wrong with some of it
+	return admin.Services(catalog, render.Build(in, s.renderSettings()), nil, nil, time.Now()), nil
 }
 
 func onlyNamed(services []admin.Service, name string) []admin.Service {

@@ -12,7 +12,6 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/docker"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
-	"github.com/sidekick-proxy/sidekick/pkg/sitefiles"
 )
 
 func validateCommand() *cobra.Command {
@@ -52,9 +51,8 @@ func (s *settings) validateAll(ctx context.Context, whole bool) error {
 		return err
 	}
 	_, errRegistry := s.registryConfig()
-	_, errSite := sitefiles.Read(s.choices())
-	_, errCertificates := s.readCertificates()
-	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errSite, errCertificates, s.validateServerFiles(), s.validateConfd(ctx))
+	_, errFiles := s.inputOf(&service.Catalog{})
+	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errFiles, s.validateServerFiles(), s.validateConfd(ctx))
 }
 
 // validateAdvertise judges the address that is given; what an agent finds by itself is up to its host.
@@ -95,9 +93,8 @@ func (s *settings) validateTemplate() error {
 	if err != nil {
 		return err
 	}
-	site, _ := sitefiles.Read(s.choices())  // what is wrong there is told elsewhere
-	certificates, _ := s.readCertificates() // what is wrong with others is told elsewhere
-	_, _, err = renderer.Render(site.Add(render.Input{Catalog: catalog, Certificates: certificates}))
+	in, _ := s.inputOf(catalog) // what is wrong with some of it is told elsewhere
+	_, _, err = renderer.Render(in)
 	return err
 }
 
@@ -121,7 +118,6 @@ func (s *settings) modelOf(prospects []docker.Prospect) (*render.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	site, _ := sitefiles.Read(s.choices())  // what is wrong there is told elsewhere
-	certificates, _ := s.readCertificates() // what is wrong with others is told elsewhere
-	return render.Build(site.Add(render.Input{Catalog: catalog, Certificates: certificates}), s.renderSettings()), nil
+	in, _ := s.inputOf(catalog) // what is wrong with some of it is told elsewhere
+	return render.Build(in, s.renderSettings()), nil
 }
