@@ -87,6 +87,27 @@ func TestCertificatesNeedNoReload(t *testing.T) {
 	})
 }
 
+// Certificates that are about servers take a reload, though HAProxy has commands for them. After `set ssl cert` it goes on
+// resuming sessions by which servers know it by the former one, for ever under load, as 2.6 and 3.0 do; after `set ssl
+// ca-file` it goes on with connections that were verified by the former ones.
+func TestCertificatesOfServers(t *testing.T) {
+	was, now := madeCertificate(t, "a", 1), madeCertificate(t, "a", 2)
+	for _, words := range []string{"crt own.pem", "ca-file own.pem"} {
+		for _, text := range []string{
+			"defaults d\nbackend b from d\n default-server ssl verify none " + words + "\n server s 10.0.0.1:80\n",
+			"defaults d\nbackend b from d\n server s 10.0.0.1:80 ssl verify none " + words + "\n",
+			"defaults d\nbackend b from d\n server s 10.0.0.1:80 ssl verify none " + words + "\nfrontend f from d\n bind :80 ssl crt own.pem\n",
+		} {
+			set := func(certificate string) render.Files {
+				return append(files(text), render.File{Name: "own.pem", Blocks: []render.Block{render.NewBlock("", certificate)}})
+			}
+			if cmds, reason := Plan(set(was), set(now), Capabilities{}); len(cmds) > 0 || reason.Kind != ReasonFile {
+				t.Errorf("%s: got %d commands and reason %+v, want a reload", text, len(cmds), reason)
+			}
+		}
+	}
+}
+
 func TestListChanges(t *testing.T) {
 	tests := map[string]struct {
 		was, now string

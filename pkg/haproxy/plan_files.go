@@ -13,7 +13,7 @@ import (
 // use is how a set of files uses one of them.
 type use struct {
 	maps  []string // the methods by which it is looked up as a map
-	crt   bool     // as a certificate, of a bind line or a crt-list
+	crt   bool     // as a certificate that clients are shown, of a bind line or a crt-list
 	lists bool     // as a crt-list
 	other string   // in a way that only a reload can follow; "" if in none
 	lines []string // keys of the statements that name it
