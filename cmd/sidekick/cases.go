@@ -200,9 +200,9 @@ func (c cases) settings(dir string) (*settings, error) {
 	return s, nil
 }
 
-// relativeTo makes the folders of --set those of a directory.
+// relativeTo makes the paths of --set those below a directory.
 func (s *settings) relativeTo(dir string) {
-	for _, name := range []string{"auth-dir", "error-dir"} {
+	for _, name := range []string{"auth-dir", "error-dir", "server-ca", "server-cert"} {
 		if path, ok := s.set[name]; ok && !filepath.IsAbs(path) {
 			s.set[name] = filepath.Join(dir, path)
 		}

@@ -52,7 +52,7 @@ func (s *settings) validateAll(ctx context.Context, whole bool) error {
 	}
 	_, errRegistry := s.registryConfig()
 	_, errFiles := s.inputOf(&service.Catalog{})
-	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errFiles, s.validateServerFiles(), s.validateConfd(ctx))
+	return errors.Join(err, errRegistry, found(s.validateAdvertise(ctx)), found(s.validateTemplate()), s.validateServices(), errFiles, s.validateConfd(ctx))
 }
 
 // validateAdvertise judges the address that is given; what an agent finds by itself is up to its host.

@@ -1,6 +1,7 @@
 package folder
 
 import (
+	"cmp"
 	"errors"
 	"iter"
 	"maps"
@@ -148,7 +149,7 @@ func (f *Files[T]) Rejections(node string) []service.Rejection {
 		add(f.Dir, f.What+" "+f.Dir+": "+f.away)
 	}
 	for item, fault := range f.Faults() {
-		add(item, f.Dir+": "+fault)
+		add(item, cmp.Or(f.Dir, f.What)+": "+fault)
 	}
 	return list
 }

@@ -6,8 +6,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
 // parts are the files NAME.a and NAME.b, or NAME/a and NAME/b, as the item NAME.
@@ -125,4 +128,40 @@ func TestFilesWithoutDirectory(t *testing.T) {
 	}
 	f.Now()
 	want(t, f, map[string]string{"x": "1\n2\n"}, map[string]string{})
+}
+
+// One file may be followed by itself: that it is not there, or not any more, is its fault, and its last good
+// content counts (P7).
+func TestFilesOfOneFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, ".file")
+	f := &Files[string]{Folder: Folder{File: path, Largest: 100, Advice: "split it", Make: "make it"}, Parse: both, Kind: "kind", What: "a setting"}
+	f.Now()
+	want(t, f, map[string]string{}, map[string]string{path: path + ": it does not exist: make it"})
+	if !f.Settled() {
+		t.Error("it is waited for")
+	}
+	write(t, dir, ".file", "1\n2\n")
+	f.Now()
+	want(t, f, map[string]string{path: "1\n2\n"}, map[string]string{})
+	for fault, spoil := range map[string]func() error{
+		path + ": it does not exist: make it":           func() error { return nil },
+		path + `: it has "1\n", want two lines`:         func() error { return os.WriteFile(path, []byte("1\n"), 0o600) },
+		path + ": it is no regular file":                func() error { return os.Mkdir(path, 0o700) },
+		path + ": it has more than 100 bytes; split it": func() error { return os.WriteFile(path, make([]byte, 101), 0o600) },
+	} {
+		if err := errors.Join(os.Remove(path), spoil()); err != nil {
+			t.Fatal(err)
+		}
+		f.Now()
+		fault += "; its last good content stays in force"
+		want(t, f, map[string]string{path: "1\n2\n"}, map[string]string{path: fault})
+		rejected := []service.Rejection{{Kind: "kind", Node: "n", Name: path, Reason: "a setting: " + fault}}
+		if got := f.Rejections("n"); !slices.Equal(got, rejected) {
+			t.Errorf("got %+v, want %+v", got, rejected)
+		}
+		os.Remove(path)
+		write(t, dir, ".file", "1\n2\n")
+		f.Now()
+	}
 }

@@ -1,6 +1,6 @@
-// Package folder follows an operator's folder of files: services files, certificates. It looks at the
-// folder instead of subscribing to changes, because what is mounted into a container changes without a
-// notice.
+// Package folder follows an operator's folder of files, or a single one: services files, certificates. It
+// looks at them instead of subscribing to changes, because what is mounted into a container changes without
+// a notice.
 //
 // What is seen counts once it is seen twice in a row ([Folder.Look]), so that a file that is just being
 // written, or replaced by way of a gap, is not taken at its word in between. [Files] keeps the last good
@@ -28,6 +28,9 @@ const fresh = 3 * time.Second
 // Folder is what was seen of a directory. Hidden files are none: editors and volumes keep their own there.
 type Folder struct {
 	Dir string
+	// File is the path of the one file that counts, if there is no Dir: an item by that name, which is never
+	// gone. That it is not there is its fault.
+	File string
 	// Item names the item that a file is, or is a part of; "" for a file that does not count. The files of
 	// one item are one text, in the order of their names.
 	Item func(file string) string
@@ -36,7 +39,7 @@ type Folder struct {
 	// Largest is the size that a file may have, in bytes, and Advice what to do with more.
 	Largest int
 	Advice  string
-	// Make says how to mend it that Dir does not exist.
+	// Make says how to mend it that Dir, or File, does not exist.
 	Make string
 
 	seen map[string]content // at the last look, by file; nil before the first
@@ -86,7 +89,7 @@ func (f *Folder) Look() (Sight, error) {
 	s := Sight{Settled: map[string]Content{}, moving: map[string]bool{}, first: f.seen == nil}
 	now := make(map[string]content, len(files))
 	for _, file := range files {
-		c, item := f.read(file), f.Item(file)
+		c, item := f.read(file), f.itemOf(file)
 		now[file] = c
 		s.Settled[item] = s.Settled[item].with(file, c)
 		if before, ok := f.seen[file]; !ok || !before.same(c) {
@@ -95,12 +98,20 @@ func (f *Folder) Look() (Sight, error) {
 	}
 	for file := range f.seen {
 		if _, ok := now[file]; !ok {
-			s.moving[f.Item(file)] = true
+			s.moving[f.itemOf(file)] = true
 		}
 	}
 	maps.DeleteFunc(s.Settled, func(item string, _ Content) bool { return s.moving[item] })
 	f.seen = now
 	return s, nil
+}
+
+// itemOf is the item that a file is a part of.
+func (f *Folder) itemOf(file string) string {
+	if f.File != "" {
+		return file
+	}
+	return f.Item(file)
 }
 
 // with adds a file to what is known of its item.
@@ -117,6 +128,9 @@ func (c Content) with(file string, more content) Content {
 
 // files lists the files that count, sorted.
 func (f *Folder) files() ([]string, error) {
+	if f.File != "" {
+		return []string{f.File}, nil
+	}
 	list, err := os.ReadDir(f.Dir)
 	if err != nil {
 		return nil, err
@@ -170,7 +184,7 @@ func (f *Folder) read(file string) content {
 	path := filepath.Join(f.Dir, file)
 	info, err := os.Stat(path)
 	if err != nil {
-		return content{fault: f.because(err, false)}
+		return content{fault: f.because(err, file == f.File)}
 	}
 	if !info.Mode().IsRegular() {
 		return content{fault: "it is no regular file"}
@@ -180,7 +194,7 @@ func (f *Folder) read(file string) content {
 		return before
 	}
 	if c.text, err = f.readText(path); err != nil {
-		c.fault = f.because(err, false)
+		c.fault = f.because(err, file == f.File)
 	}
 	return c
 }
@@ -201,7 +215,8 @@ func (f *Folder) readText(path string) (string, error) {
 	return string(b), nil
 }
 
-// because is why something cannot be read, with the mend: it is the directory itself, or a file in it. Its name is said elsewhere.
+// because is why something cannot be read, with the mend: it is the directory itself or the one file, or a
+// file in it. Its name is said elsewhere.
 func (f *Folder) because(err error, itself bool) string {
 	if path, ok := errors.AsType[*os.PathError](err); ok {
 		err = path.Err

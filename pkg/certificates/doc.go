@@ -4,4 +4,6 @@
 //
 // Certificates lie there as NAME.pem (chain and key in one file), as NAME.crt with NAME.key, or in a
 // directory NAME as fullchain.pem with privkey.pem, as certbot keeps them.
+//
+// [Own] and [Authorities] understand the two files that are about servers, which others read.
 package certificates

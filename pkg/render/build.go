@@ -21,6 +21,7 @@ type builder struct {
 	routes   []Route
 	check    bool // HAProxy checks servers
 	users    map[string]UserFile
+	trust    *trust // nil before the first model
 }
 
 // record is all that is known of one service.
@@ -49,13 +50,13 @@ func (b *builder) build(in Input) *Model {
 	if reload {
 		b.decideCheck()
 	}
-	b.decideUsers(in.Users)
+	b.decideAdmission(in)
 	s := b.settings
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
 		Address: s.Address(), Stats: s.Stats, RuntimeSocket: s.RuntimeSocket, Check: b.check, ServerState: s.ServerState,
 		Certificates: b.tls.certificates, HTTPS: b.tls.https() == "", HTTPSPort: portSuffix(s.HTTPSListen), HTTPSSocket: s.HTTPSSocket,
-		Choices:  s.choices,
+		Choices: s.choices, ServerCertFile: b.trust.certFile,
 		Services: make([]*Service, 0, len(b.records)), LeftOut: b.leftOut(in), Routes: b.routes,
 	}
 	for _, r := range b.records {
@@ -63,7 +64,7 @@ func (b *builder) build(in Input) *Model {
 			r.refused, r.model = why, nil
 		}
 		if r.model == nil {
-			r.model = r.base.with(r.decision, b.check, admit(r.source, s.choices, b.users), r.refused)
+			r.model = r.base.with(r.decision, b.check, b.admission(r), r.refused)
 		}
 		m.Services = append(m.Services, r.model)
 		m.Passthrough = m.Passthrough || len(r.model.TLSRoutes) > 0
@@ -97,6 +98,12 @@ func (b *builder) decideCheck() {
 	}
 }
 
+// decideAdmission takes in what services, and their servers, may be used by.
+func (b *builder) decideAdmission(in Input) {
+	b.decideUsers(in.Users)
+	b.decideTrust(in.ServerCA, in.ServerCert)
+}
+
 // decideUsers takes in the files of users: services that ask for one may be served now, or not any more.
 func (b *builder) decideUsers(files map[string]UserFile) {
 	if maps.EqualFunc(files, b.users, UserFile.Equal) {
@@ -108,6 +115,15 @@ func (b *builder) decideUsers(files map[string]UserFile) {
 			r.model = nil
 		}
 	}
+}
+
+// admission is who is let in to a service, and to its servers.
+func (b *builder) admission(r *record) admission {
+	a := admit(r.source, b.settings.choices, b.users)
+	if r.base.Upstream.TLS {
+		a.untrusted = b.trust.lacking
+	}
+	return a
 }
 
 // update takes in the services of a catalog, and tells whether claims are to be decided anew: one came,

@@ -36,7 +36,7 @@ const preferred = "default"
 
 // isCertificateFile tells whether a name is one that certificates have for themselves.
 func isCertificateFile(name string) bool {
-	return name == defaultCertificate || strings.HasPrefix(name, certificatePrefix) && strings.HasSuffix(name, certificateSuffix)
+	return name == defaultCertificate || name == serverCAFile || name == serverCertFile || strings.HasPrefix(name, certificatePrefix) && strings.HasSuffix(name, certificateSuffix)
 }
 
 // assign decides for which names clients are shown which certificate: of two for one name the one that is

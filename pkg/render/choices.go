@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,8 +14,8 @@ import (
 // that the model knows, with their meaning. Other values of Set are free, for templates of one's own.
 type Choices struct {
 	AcceptProxy bool   // accept-proxy=true: what connects to the proxy begins with a PROXY protocol header, as from another load balancer
-	ServerCA    string // server-ca=PATH: a file of certificates, as HAProxy finds it, that vouch for those of servers; empty to take any
-	ServerCert  string // server-cert=PATH: a file with the certificate and key that servers are shown, for mutual TLS; empty for none
+	ServerCA    string // server-ca=PATH: a file of certificates, which the agent reads, that vouch for those of servers; empty to take any
+	ServerCert  string // server-cert=PATH: a file with the certificate and key that servers are shown, for mutual TLS, the same; empty for none
 	HSTS        int    // hsts=SECONDS: for how long browsers are told to come by HTTPS alone, 0 for not at all
 
 	TrustedProxies []netip.Prefix // trusted-proxies=CIDR,…: from these what they say of the client is believed, such as X-Forwarded-For
@@ -47,11 +46,11 @@ type choice struct {
 var choices = [...]choice{
 	{"hsts", func(c *Choices, text string) error { return applySeconds(&c.HSTS, text) }},
 	{"accept-proxy", func(c *Choices, text string) error { return applyBool(&c.AcceptProxy, text) }},
-	{"server-ca", func(c *Choices, text string) error { return applyPath(&c.ServerCA, text) }},
-	{"server-cert", func(c *Choices, text string) error { return applyPath(&c.ServerCert, text) }},
+	{"server-ca", func(c *Choices, text string) error { return applyPath(&c.ServerCA, "file", text) }},
+	{"server-cert", func(c *Choices, text string) error { return applyPath(&c.ServerCert, "file", text) }},
 	{"access-log", func(c *Choices, text string) error { return c.AccessLog.apply(text) }},
-	{"auth-dir", func(c *Choices, text string) error { return applyDirectory(&c.AuthDir, text) }},
-	{"error-dir", func(c *Choices, text string) error { return applyDirectory(&c.ErrorDir, text) }},
+	{"auth-dir", func(c *Choices, text string) error { return applyPath(&c.AuthDir, "directory", text) }},
+	{"error-dir", func(c *Choices, text string) error { return applyPath(&c.ErrorDir, "directory", text) }},
 	{"trusted-proxies", func(c *Choices, text string) error { return applyPrefixes(&c.TrustedProxies, text) }},
 }
 
@@ -99,17 +98,6 @@ func applyBool(b *bool, text string) error {
 	return errors.New("write true or false")
 }
 
-// plainPath is a path that can be said at HAProxy's runtime socket too.
-var plainPath = regexp.MustCompile(`^/[A-Za-z0-9_./+-]{1,255}$`)
-
-func applyPath(path *string, text string) error {
-	if !plainPath.MatchString(text) {
-		return errors.New("write an absolute path of letters, digits and ._/+-, as HAProxy finds the file")
-	}
-	*path = text
-	return nil
-}
-
 func (a *AccessLog) apply(text string) error {
 	switch AccessLog(text) {
 	case AccessLogOff, AccessLogHTTP, AccessLogJSON:
@@ -119,11 +107,11 @@ func (a *AccessLog) apply(text string) error {
 	return errors.New("write off, http or json")
 }
 
-func applyDirectory(dir *string, text string) error {
+func applyPath(path *string, of, text string) error {
 	if text == "" {
-		return errors.New("write the path of a directory")
+		return errors.New("write the path of a " + of)
 	}
-	*dir = text
+	*path = text
 	return nil
 }
 

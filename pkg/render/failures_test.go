@@ -75,10 +75,12 @@ type site struct {
 	addr, socket string
 	settings     render.Settings
 	renderer     *render.Renderer
+	input        render.Input // but for the catalog
 	driver       *haproxy.Driver
 }
 
-// newSite runs a HAProxy that serves nothing yet; set is that of --set.
+// newSite runs a HAProxy that serves nothing yet; set is that of --set, of which the files about servers are
+// there.
 func newSite(t haproxytest.T, check render.ProxyCheck, set map[string]string) *site {
 	t.Helper()
 	dir := haproxytest.Dir(t)
@@ -87,6 +89,7 @@ func newSite(t haproxytest.T, check render.ProxyCheck, set map[string]string) *s
 		Node: "here", HTTPListen: s.addr, Stats: haproxytest.Address(t, "127.83.12.2"), RuntimeSocket: s.socket, ProxyCheck: check, Set: set,
 	}
 	s.template(templates.HAProxy)
+	s.input.ServerCA, s.input.ServerCert = serverFile(t, set["server-ca"]), serverFile(t, set["server-cert"])
 	var err error
 	s.driver, err = haproxy.NewDriver(haproxy.Config{
 		Bin: t.Bin, Path: filepath.Join(dir, "haproxy.cfg"), MasterSocket: filepath.Join(dir, "m.sock"), RuntimeSocket: s.socket,
@@ -97,6 +100,19 @@ func newSite(t haproxytest.T, check render.ProxyCheck, set map[string]string) *s
 	}
 	s.run()
 	return s
+}
+
+// serverFile reads a file about servers, if there is to be one.
+func serverFile(t haproxytest.T, path string) (f render.ServerFile) {
+	t.Helper()
+	if path == "" {
+		return f
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return render.ServerFile{Text: string(text)}
 }
 
 // template is by what catalogs are rendered from now on.
@@ -152,7 +168,9 @@ func (s *site) put(items map[string]string) haproxy.Result {
 	for key, value := range items {
 		f.Items["/p/v1/"+key] = json.RawMessage(value)
 	}
-	files, _, err := s.renderer.Render(render.Input{Catalog: f.Catalog()})
+	in := s.input
+	in.Catalog = f.Catalog()
+	files, _, err := s.renderer.Render(in)
 	if err != nil {
 		s.Fatal(err)
 	}

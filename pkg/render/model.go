@@ -34,6 +34,8 @@ type Model struct {
 
 	Choices // what --set chose
 
+	ServerCertFile string // the file beside the configuration with what servers are shown by --set server-cert, which must be loaded for those that come at run time; empty for none
+
 	UserLists       []UserList // of the files that services name by sidekick.auth, sorted by name
 	Pages           []Page     // of --set error-dir, sorted by status
 	MaintenancePage string     // file of the one for services in maintenance, empty for none
@@ -142,6 +144,8 @@ type Input struct {
 
 	Users map[string]UserFile // files of --set auth-dir, by name
 	Pages map[string]string   // texts of --set error-dir, by name: see PageName and CheckPage
+
+	ServerCA, ServerCert ServerFile // those of --set
 }
 
 // Build makes the model of a catalog as one host sees it. It is a function of its arguments alone:

@@ -96,7 +96,7 @@ func (r *Renderer) Render(in Input) (Files, *Model, error) {
 	if len(r.faults) > 0 {
 		return nil, m, r.faults
 	}
-	return r.beside(files, append(pageFiles(in.Pages), r.builder.tls.files...)), m, nil
+	return r.beside(files, slices.Concat(pageFiles(in.Pages), r.builder.tls.files, r.builder.trust.files)), m, nil
 }
 
 // beside adds files that no template makes, in the order of names. One that the template defines itself

@@ -127,14 +127,19 @@ func doubted(i *service.Instance) string {
 }
 
 // with returns the service as it is served after that decision, after that on HAProxy's checks and on who
-// is let in, and in the place of what is refused.
+// is let in, and in the place of what is refused. Of servers that must not be spoken to the proxy does not
+// even know, so that no template can lead there.
 func (m *Service) with(d decision, check bool, a admission, refused string) *Service {
 	decided := *m
 	decided.TLSRoutes, decided.ListenTLS, decided.Redirect = d.tls.sni, d.tls.listen, d.tls.redirect
 	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split = d.routes, d.listen, d.listenWhy, d.slices
-	decided.Why = sentences(m.Why, d.why, a.closed, refused)
-	decided.Check, decided.Auth, decided.Closed, decided.Refused = m.Check && check, a.list, a.closed, refused
-	idle := a.closed
+	if a.untrusted != "" {
+		decided.Servers, decided.Upstream = nil, Upstream{}
+	}
+	decided.Closed = sentences(a.closed, a.untrusted)
+	decided.Why = sentences(m.Why, d.why, decided.Closed, refused)
+	decided.Check, decided.Auth, decided.Refused = m.Check && check, a.list, refused
+	idle := decided.Closed
 	if !d.reachable() {
 		idle = d.why
 	}

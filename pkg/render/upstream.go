@@ -13,8 +13,8 @@ type Upstream struct {
 	TLS      bool   // in TLS; the fields up to ALPN say how
 	SNI      string // HAProxy's expression for the name that the server is asked for, empty for none
 	Name     string // the name that checks ask for, and the one in certificates where none was asked for; empty for any
-	CAFile   string // path of the certificates that vouch for the servers'; empty to take any certificate
-	CertFile string // path of the certificate and key that servers are shown; empty for none
+	CAFile   string // the file beside the configuration with the certificates that vouch for the servers'; empty to take any certificate
+	CertFile string // the file beside the configuration with the certificate and key that servers are shown; empty for none
 	ALPN     string // the protocols that are offered within TLS, empty for no word of them
 
 	H2     bool   // in HTTP/2 without TLS; WebSockets, which few servers take within it, in HTTP/1.1
@@ -39,7 +39,12 @@ func newUpstream(s *service.Service, c Choices) Upstream {
 		return u
 	}
 	u.Name = exactHost(s.Spec.Hosts)
-	u.CAFile, u.CertFile = c.ServerCA, c.ServerCert
+	if c.ServerCA != "" {
+		u.CAFile = serverCAFile
+	}
+	if c.ServerCert != "" {
+		u.CertFile = serverCertFile
+	}
 	switch {
 	case http:
 		u.SNI = "var(txn.name)" // the host of the request

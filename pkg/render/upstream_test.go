@@ -4,11 +4,13 @@ import (
 	"crypto/tls"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
@@ -154,6 +156,125 @@ func TestServersMustProveWhoTheyAre(t *testing.T) {
 					t.Errorf("with no other server: got %+v, want an error", got)
 				}
 			})
+		}
+	})
+}
+
+// TestServersAreShownTheRenewedCertificate: by requests to servers that came with a reload and by the runtime
+// API, before and after. It takes a reload: HAProxy would go on resuming sessions of the former certificate.
+func TestServersAreShownTheRenewedCertificate(t *testing.T) {
+	a := newAuthority(t)
+	mutual := speaking{tls: &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}, ClientCAs: a.pool(), ClientAuth: tls.RequireAndVerifyClientCert}}
+	set := map[string]string{"server-ca": a.file(), "server-cert": a.file(a.issue("proxy"))}
+	renewed := a.file(a.issue("renewed"))
+	const rest = `"hosts":["shop.test"],"options":{"tls":"server"}`
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newSite(t, render.ProxyCheckOff, set)
+		first, second, third := mutual.start(t, saw("first")), mutual.start(t, saw("second")), mutual.start(t, saw("third"))
+		shown := func(want string, names ...string) {
+			for _, name := range names {
+				haproxytest.Until(t, name+" to be shown "+want, func() bool {
+					got, err := s.ask("shop.test")
+					if err != nil {
+						t.Fatal(err)
+					}
+					return got.Name == name && got.Shown == want
+				})
+			}
+		}
+		s.serve(rest, first)
+		s.byRuntime(rest, first, second)
+		shown("proxy", "first", "second")
+		s.input.ServerCert = serverFile(t, renewed)
+		if got := s.serve(rest, first, second); got.How != haproxy.HowReload {
+			t.Errorf("got %+v, want a reload", got)
+		}
+		s.byRuntime(rest, first, second, third)
+		shown("renewed", "first", "second", "third")
+	})
+}
+
+// TestServersProveThemselvesToOthers: with other authorities in server-ca these count, also for connections that
+// are kept, which is why that takes a reload.
+func TestServersProveThemselvesToOthers(t *testing.T) {
+	before, after := newAuthority(t), newAuthority(t)
+	const rest = `"hosts":["shop.test"],"options":{"tls":"server"}`
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newSite(t, render.ProxyCheckOff, map[string]string{"server-ca": before.file()})
+		var addrs []string
+		for name, a := range map[string]*authority{"before": before, "after": after} {
+			how := speaking{tls: &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}}}
+			addrs = append(addrs, how.start(t, saw(name)))
+		}
+		s.serve(rest, addrs[0])
+		s.byRuntime(rest, addrs...)
+		only := func(name string) {
+			for range 12 {
+				if got, err := s.ask("shop.test"); err == nil && got.Name != name {
+					t.Errorf("got an answer of %+v, want none but of %s", got, name)
+				}
+			}
+			haproxytest.Until(t, name+" to answer", func() bool { got, err := s.ask("shop.test"); return err == nil && got.Name == name })
+		}
+		only("before")
+		s.input.ServerCA = serverFile(t, after.file())
+		if got := s.serve(rest, addrs...); got.How != haproxy.HowReload {
+			t.Errorf("got %+v, want a reload", got)
+		}
+		only("after")
+	})
+}
+
+// TestServersWithoutWhatTLSNeeds: while there is nothing of a file about servers, those of sidekick.tls=server are
+// not even connected to, in neither mode; all others are served, and these too once it is there (P7).
+func TestServersWithoutWhatTLSNeeds(t *testing.T) {
+	a := newAuthority(t)
+	set := map[string]string{"server-ca": a.file(), "server-cert": a.file(a.issue("proxy"))}
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newSite(t, render.ProxyCheckOn, set)
+		var asked atomic.Int32
+		config := &tls.Config{Certificates: []tls.Certificate{a.issue("shop.test")}, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			asked.Add(1)
+			return nil, nil //nolint:nilnil // that one will do
+		}}
+		addr, other := speaking{tls: config}.start(t, saw("shop")), speaking{}.start(t, saw("other"))
+		own := haproxytest.Address(t, "127.83.12.1")
+		_, port, _ := net.SplitHostPort(own)
+		items := map[string]string{
+			"instances/n/tls":   instance(addr, `"hosts":["shop.test"],"options":{"tls":"server"}`),
+			"instances/n/tcp":   strings.Replace(instance(addr, `"mode":"tcp","listen":`+port+`,"options":{"tls":"server"}`), `"web"`, `"raw"`, 1),
+			"instances/n/plain": strings.Replace(instance(other, `"hosts":["other.test"]`), `"web"`, `"other"`, 1),
+		}
+		ca, cert := s.input.ServerCA, s.input.ServerCert
+		for what, lacking := range map[string]func(){
+			"neither": func() {
+				s.input.ServerCA, s.input.ServerCert = render.ServerFile{Why: "it is gone"}, render.ServerFile{}
+			},
+			"no authority":   func() { s.input.ServerCA, s.input.ServerCert = render.ServerFile{Why: "it is gone"}, cert },
+			"no certificate": func() { s.input.ServerCA, s.input.ServerCert = ca, render.ServerFile{Why: "it is gone"} },
+		} {
+			lacking()
+			s.put(items)
+			asked.Store(0)
+			if got, err := s.ask("shop.test"); err == nil || !strings.Contains(err.Error(), "503") {
+				t.Errorf("%s: got %+v, %v, want status 503", what, got, err)
+			}
+			if got, err := s.ask("other.test"); err != nil || got.Name != "other" {
+				t.Errorf("%s: other: got %+v, %v", what, got, err)
+			}
+			s.addr, own = own, s.addr
+			if got, err := s.ask("shop.test"); err == nil {
+				t.Errorf("%s: mode tcp: got %+v, want none", what, got)
+			}
+			s.addr, own = own, s.addr
+			if n := asked.Load(); n != 0 {
+				t.Errorf("%s: the server was asked %d times, want never", what, n)
+			}
+			s.input.ServerCA, s.input.ServerCert = ca, cert
+			s.put(items)
+			if got, err := s.ask("shop.test"); err != nil || got.Name != "shop" {
+				t.Errorf("after %s: got %+v, %v", what, got, err)
+			}
 		}
 	})
 }

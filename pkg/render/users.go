@@ -112,8 +112,9 @@ func checkHash(hash string) error {
 
 // admission is who is let in to a service.
 type admission struct {
-	list   string // the only ones: a list of users; empty for everybody
-	closed string // why nobody can be let in, with the mend
+	list      string // the only ones: a list of users; empty for everybody
+	closed    string // why nobody can be let in, with the mend
+	untrusted string // why its servers must not be spoken to, the same
 }
 
 // admit decides who is let in to a service. What it asks for and what cannot be had closes it: it is never

@@ -123,7 +123,7 @@ const (
 	RejectedAddress     = "address"     // a container that cannot be reached as its labels ask
 	RejectedContainer   = "container"   // a container that the engine tells nothing about
 	RejectedFile        = "file"        // a services file, or an entry of one, that breaks a rule
-	RejectedCertificate = "certificate" // a certificate of --certs that cannot be used
+	RejectedCertificate = "certificate" // a certificate of --certs, or a file of --set server-ca or server-cert, that cannot be used
 	HeldByCheck         = "check"       // not rejected for good: its check has not succeeded yet
 	UnhealthyByCheck    = "unhealthy"   // not rejected: it is in the registry, and this is why it is unhealthy there
 	Unwritten           = "unwritten"   // not rejected: it is to be in the registry, which does not take it at present

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -130,6 +131,83 @@ func TestSource(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+// The files about servers keep their last good content whatever becomes of them, and hinder nothing while there
+// never was any (P7).
+func TestFilesAboutServers(t *testing.T) {
+	own, renewed := certtest.Make(t, 1, time.Hour, "proxy"), certtest.Make(t, 2, time.Hour, "proxy")
+	ca := certtest.Make(t, 3, time.Hour).Cert
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		path := func(name string) string { return filepath.Join(dir, name) }
+		log, hook := logtest.NewNullLogger()
+		var reasons atomic.Value
+		sets := make(chan *Set)
+		ctx, cancel := context.WithCancel(t.Context())
+		source := &Source{
+			Choices: render.Choices{ServerCA: path("ca.pem"), ServerCert: path("own.pem")}, Log: log,
+			Rejected: func(list []service.Rejection) {
+				text := ""
+				for _, r := range list {
+					text += r.Kind + " " + r.Reason + "\n"
+				}
+				reasons.Store(strings.ReplaceAll(text, dir, "DIR"))
+			},
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- source.Run(ctx, sets) }()
+		const (
+			noCA  = "DIR/ca.pem: it does not exist: put it where the agent runs, which reads it"
+			noOwn = "DIR/own.pem: there is no private key in it: put it there, as PEM, behind the certificate"
+			kept  = "; its last good content stays in force"
+			about = "certificate --set server-"
+		)
+		put(t, dir, "own.pem", own.Cert)
+		for _, step := range []struct {
+			what     string
+			change   func()
+			ca, cert render.ServerFile // of another set
+			same     bool              // there is none
+			wrong    string
+		}{
+			{"never good", func() {}, render.ServerFile{Why: noCA}, render.ServerFile{Why: noOwn}, false, about + "ca: " + noCA + "\n" + about + "cert: " + noOwn + "\n"},
+			{"one is good", func() { put(t, dir, "own.pem", own.PEM()) }, render.ServerFile{Why: noCA}, render.ServerFile{Text: own.PEM()}, false, about + "ca: " + noCA + "\n"},
+			{"both are", func() { put(t, dir, "ca.pem", ca) }, render.ServerFile{Text: ca}, render.ServerFile{Text: own.PEM()}, false, ""},
+			{"both are not", func() { put(t, dir, "ca.pem", ""); put(t, dir, "own.pem", own.Cert) }, render.ServerFile{}, render.ServerFile{}, true, about + "ca: " + noCA + kept + "\n" + about + "cert: " + noOwn + kept + "\n"},
+			{"renewed", func() { put(t, dir, "own.pem", renewed.PEM()) }, render.ServerFile{Text: ca}, render.ServerFile{Text: renewed.PEM()}, false, about + "ca: " + noCA + kept + "\n"},
+			{"back", func() { put(t, dir, "ca.pem", ca) }, render.ServerFile{}, render.ServerFile{}, true, ""},
+		} {
+			step.change()
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			select {
+			case set := <-sets:
+				if step.same || anonymous(set.ServerCA, dir) != step.ca || anonymous(set.ServerCert, dir) != step.cert {
+					t.Errorf("%s: got %+v", step.what, set)
+				}
+			default:
+				if !step.same {
+					t.Errorf("%s: no set", step.what)
+				}
+			}
+			if got := reasons.Load(); got != step.wrong {
+				t.Errorf("%s: got %q, want %q", step.what, got, step.wrong)
+			}
+		}
+		for _, e := range hook.AllEntries() {
+			if line, _ := e.String(); strings.Contains(line, "PRIVATE") {
+				t.Errorf("a key is in the log: %s", line)
+			}
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func anonymous(f render.ServerFile, dir string) render.ServerFile {
+	f.Why = strings.ReplaceAll(f.Why, dir, "DIR")
+	return f
 }
 
 // Without folders there is a set at once: nothing waits for them.

@@ -10,10 +10,10 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// Source follows the folders.
+// Source follows the files.
 //
 // A file that is bad or cannot be read keeps its last good content, and hinders no other. A folder that
-// cannot be read any more changes nothing.
+// cannot be read any more changes nothing, and neither does it that a file about servers is gone.
 type Source struct {
 	Choices render.Choices
 	Node    string // for what is rejected
@@ -33,8 +33,8 @@ type watching struct {
 }
 
 // Run sends the complete set when it is first known and after each change, until ctx is cancelled; a reader
-// that is slow gets the newest. A folder that cannot be read at first is an empty one, so that what does
-// not need it does not wait.
+// that is slow gets the newest. What cannot be read at first is as good as none, so that what does not need
+// it does not wait.
 func (s *Source) Run(ctx context.Context, out chan<- *Set) error {
 	w := &watching{Source: s, site: newSite(s.Choices), teller: folder.Teller{
 		Log: s.Log, Rejected: s.Rejected, Wrong: "file of --set is not taken as it is", Right: "files of --set are in order again",
