@@ -93,13 +93,19 @@ type webServer struct {
 // serve starts a web server for every kind of request. The test's end is also its end.
 func (s *site) serve(name string) *webServer {
 	s.Helper()
+	return s.serveOver(name, func(l net.Listener) net.Listener { return l })
+}
+
+// serveOver does so over what becomes of its listener.
+func (s *site) serveOver(name string, over func(net.Listener) net.Listener) *webServer {
+	s.Helper()
 	listener, err := new(net.ListenConfig).Listen(s.ctx, "tcp", s.at(0))
 	s.check(err)
 	v := &webServer{
 		name: name, addr: netip.MustParseAddrPort(listener.Addr().String()),
 		server: &http.Server{Handler: load.Handler(name, s.ledger), ReadHeaderTimeout: time.Minute},
 	}
-	v.served.Go(func() { v.server.Serve(listener) }) // ended by the test
+	v.served.Go(func() { v.server.Serve(over(listener)) }) // ended by the test
 	s.Cleanup(func() {
 		v.server.Close()
 		v.served.Wait()
