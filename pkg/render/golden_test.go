@@ -110,7 +110,7 @@ func printed(files Files) string {
 	for _, f := range files {
 		for _, block := range f.Blocks {
 			text := block.Text
-			if f.Secret() {
+			if strings.Contains(text, "PRIVATE KEY-----") {
 				text = "(a certificate)\n" // another one at each run
 			}
 			fmt.Fprintf(&b, "=== file %q, block %q\n%s", f.Name, block.Name, text)
