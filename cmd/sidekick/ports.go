@@ -1,13 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/listening"
 	"github.com/sidekick-proxy/sidekick/pkg/haproxy"
@@ -23,10 +27,23 @@ type ports struct {
 	ours  bool            // HAProxy is a child of the agent, and has no other rights
 	held  func() []uint16 // the ports that our HAProxy may be holding now, sorted
 
-	denied  map[uint16]string // as of the last look, with the reasons
-	granted []uint16          // as of the last look at the rendered text
-	doubled map[uint16]bool   // of those, the ones that the template binds as well
+	unloaded atomic.Pointer[haproxy.Refused] // a text that HAProxy could not load, perhaps for a port; nil once that was looked at
+
+	unbound map[uint16]unbound // that HAProxy itself could not have
+	denied  map[uint16]string  // as of the last look, with the reasons
+	granted []uint16           // as of the last look at the rendered text
+	doubled map[uint16]bool    // of those, the ones that the template binds as well
 }
+
+// unbound is that HAProxy could not have a port, though the agent saw nothing that is in the way.
+type unbound struct {
+	why   string
+	until time.Time // when it is worth another try
+}
+
+// retryUnbound is how long a port is left alone that HAProxy could not have: each try stops all listeners for
+// seconds, and what is missing is a right, which nobody gives to a program that runs.
+const retryUnbound = 24 * time.Hour
 
 // taken tries the ports that are asked for and our HAProxy does not hold, and returns those that
 // cannot be had, with the reason.
@@ -45,11 +62,41 @@ func (p *ports) taken(ctx context.Context, in render.Input) map[uint16]string {
 		if _, ours := slices.BinarySearch(held, port); ours {
 			continue
 		}
-		if why := p.probe(ctx, host, port); why != "" {
+		if why := cmp.Or(p.probe(ctx, host, port), p.lacking(port)); why != "" {
 			p.denied[port] = why
 		}
 	}
 	return p.denied
+}
+
+// learn notes which ports HAProxy could not have when it last failed to load a text.
+func (p *ports) learn() {
+	refused := p.unloaded.Swap(nil)
+	if refused == nil {
+		return
+	}
+	held, words := p.held(), briefly(refused.Words)
+	for _, port := range refused.Unbound() {
+		if _, ours := slices.BinarySearch(held, port); ours {
+			continue
+		}
+		p.unbound[port] = unbound{until: time.Now().Add(retryUnbound), why: fmt.Sprintf(
+			"haproxy cannot open port %d (%s): give it the right to, such as NET_BIND_SERVICE for ports below 1024, or choose another; then start the agent anew", port, words)}
+	}
+}
+
+// briefly is what HAProxy says of a port, without where that stands in its configuration.
+func briefly(words string) string {
+	words, _, _ = strings.Cut(words, ";")
+	return strings.TrimRight(words[max(0, strings.Index(words, "cannot ")):], ".")
+}
+
+// lacking says why HAProxy cannot have a port that is free, or "".
+func (p *ports) lacking(port uint16) string {
+	if u := p.unbound[port]; time.Now().Before(u.until) {
+		return u.why
+	}
+	return ""
 }
 
 // asked are the ports that are asked for, each with its address: by services for themselves, and the one
@@ -99,7 +146,7 @@ func (p *ports) conflict(files render.Files, m *render.Model) bool {
 // forget is called when the template has changed, and may bind other ports.
 func (p *ports) forget() {
 	p.granted = nil
-	p.doubled = map[uint16]bool{}
+	p.doubled, p.unbound = map[uint16]bool{}, map[uint16]unbound{}
 }
 
 // probe says why HAProxy cannot have the port on that address of this host, or "".

@@ -86,6 +86,7 @@ type agent struct {
 	driver  *haproxy.Driver                 // nil with --haproxy off
 	again   chan struct{}                   // asks for another look at the ports, and another text
 	refusal atomic.Pointer[haproxy.Refused] // of the proxy, that the render stage has not explained yet
+	ports   *ports                          // which this host's proxy can have
 	passage passage                         // of snapshots to the proxy
 	answer  *ask.Answerer                   // of what other hosts ask
 	undrain chan string                     // instances of which it is to be forgotten that they were told to stop
@@ -179,6 +180,7 @@ func (s *settings) newAgent(ctx context.Context) (*agent, error) {
 	if a.driver, err = a.newDriver(); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
+	a.ports = a.newPorts()
 	return a, nil
 }
 
@@ -288,7 +290,7 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 		KeepStale: a.keepStale, TTL: a.ttl, Node: a.node, Boot: a.self.Boot,
 		Seen: func(s catalog.Seen) { a.answer.See(s.Catalog, s.Number) },
 	}
-	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.newPorts(), again: a.again, refusal: &a.refusal, passage: &a.passage, memory: a.dir.Path("quarantine.json")}
+	stage := &renderStage{settings: a.settings, log: a.stageLog(admin.StageRender), state: a.state, ports: a.ports, again: a.again, refusal: &a.refusal, passage: &a.passage, memory: a.dir.Path("quarantine.json")}
 	if a.driver != nil {
 		stage.judge = a.driver.Judge
 	}
@@ -303,7 +305,8 @@ func (a *agent) serve(life context.Context, group *errgroup.Group) {
 // newPorts returns what finds out which ports services can have on this host.
 func (a *agent) newPorts() *ports {
 	host, _, _ := net.SplitHostPort(a.httpListen) // validate has refused a bad one
-	p := &ports{host: host, https: a.renderSettings().HTTPSListen, ours: a.haproxy == haproxyManaged, held: func() []uint16 { return nil }, doubled: map[uint16]bool{}}
+	p := &ports{host: host, https: a.renderSettings().HTTPSListen, ours: a.haproxy == haproxyManaged, held: func() []uint16 { return nil }}
+	p.forget()
 	if a.driver != nil {
 		p.held = a.driver.Held
 	}

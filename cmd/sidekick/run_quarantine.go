@@ -48,7 +48,7 @@ type examined struct {
 // examine begins an exam if HAProxy has refused a text, or a service that is held is due. It does not hold up
 // the stage: what can be done without a reload is done meanwhile. wake is set for one that is too early.
 func (r *renderStage) examine(ctx context.Context, group *errgroup.Group, now *rendering, wake *time.Timer) {
-	if now.exam.result != nil || r.judge == nil || now.input.Catalog == nil || now.renderer == nil {
+	if now.exam.result != nil || r.judge == nil || r.ports.unloaded.Load() != nil || now.input.Catalog == nil || now.renderer == nil {
 		return
 	}
 	refused, due := r.refusal.Load(), now.exam.ward.Due(time.Now())
@@ -197,5 +197,8 @@ func (a *agent) noteRefusal(err error) {
 		a.refusal.Store(nil)
 	case ok && refused.OfText():
 		a.refusal.Store(refused)
+	}
+	if ok && len(refused.Unbound()) > 0 {
+		a.ports.unloaded.Store(refused)
 	}
 }

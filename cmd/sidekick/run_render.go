@@ -93,6 +93,7 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case now.certificates = <-sets:
 		case <-r.again:
 			onlyPorts = true
+			r.ports.learn()
 		case <-probe.C:
 			onlyPorts = true
 		case <-ctx.Done():

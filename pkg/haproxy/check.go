@@ -70,6 +70,29 @@ func (r *Refused) OfText() bool {
 	return r.Stage == StageCheck && !r.slow || r.Stage == StageReload && len(r.Lines) > 0 && !r.deadly
 }
 
+// Unbound are the ports that HAProxy may not have got when it loaded the text: those of the bind lines that it
+// names. Where it names no line, for an external HAProxy 2.6 tells the reason to nothing but its own log, they are
+// the ones that take a right.
+func (r *Refused) Unbound() (ports []uint16) {
+	if r.Stage != StageReload || r.deadly || len(r.Files) == 0 {
+		return nil
+	}
+	text := r.Files[0].Text()
+	if len(r.Lines) == 0 {
+		return slices.DeleteFunc(Bound(text), func(port uint16) bool { return port >= firstFree })
+	}
+	lines := strings.Split(text, "\n")
+	for _, n := range r.Lines {
+		if n <= len(lines) {
+			ports = append(ports, Bound(lines[n-1])...)
+		}
+	}
+	return ports
+}
+
+// firstFree is the lowest port for which a program needs no right.
+const firstFree = 1024
+
 // lineName is how HAProxy names a line of a file.
 var lineName = regexp.MustCompile(`\[([^][]*):(\d+)\]`)
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -279,7 +280,10 @@ func TestReloadFailureRollsBack(t *testing.T) {
 		_, err = b.driver.Apply(t.Context(), c)
 		refused := asRefused(err)
 		if refused == nil || refused.Stage != StageReload || !strings.Contains(err.Error(), "cannot bind socket") {
-			t.Errorf("got %v, want HAProxy's words about the address", err)
+			t.Fatalf("got %v, want HAProxy's words about the address", err)
+		}
+		if port := uint16(taken.Addr().(*net.TCPAddr).Port); !slices.Equal(refused.Unbound(), []uint16{port}) { //nolint:gosec // of 16 bits
+			t.Errorf("ports that it could not have: got %v, want %d", refused.Unbound(), port)
 		}
 		if got, err := os.ReadFile(b.cfg.Path); string(got) != text {
 			t.Errorf("on disk: got %s, %v, want the former text", got, err)
