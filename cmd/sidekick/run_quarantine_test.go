@@ -3,12 +3,14 @@ package main
 import (
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/sidekick-proxy/sidekick/internal/filepoll"
 	"github.com/sidekick-proxy/sidekick/pkg/admin"
 	"github.com/sidekick-proxy/sidekick/pkg/catalog"
 	"github.com/sidekick-proxy/sidekick/pkg/quarantine"
@@ -109,5 +111,18 @@ func TestMemoryThatCannotBeWrittenIsToldOnce(t *testing.T) {
 	}
 	if n := len(log.AllEntries()); n != 2 { // and that a service is held
 		t.Errorf("%d lines are logged, want 2", n)
+	}
+}
+
+// TestSlipsAreToldOnce: a name of --set that may be a slip of the pen, however often the template is read.
+func TestSlipsAreToldOnce(t *testing.T) {
+	stage, log, _ := stepping(t)
+	stage.set = map[string]string{"acces-log": "json", "team": "shop"}
+	var now rendering
+	for range 3 {
+		stage.parse(filepoll.Content{Text: templates.HAProxy}, &now)
+	}
+	if all := log.AllEntries(); len(all) != 1 || !strings.Contains(all[0].Message, "did you mean access-log?") {
+		t.Errorf("%d lines are logged, want one with access-log", len(all))
 	}
 }

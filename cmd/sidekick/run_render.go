@@ -54,6 +54,7 @@ type rendering struct {
 	told         string              // what was logged of that last, "" since it is in use
 	checks       string              // what people were told of HAProxy's own checks
 	https        string              // the same, on why there is no HTTPS
+	slips        []string            // the same, on names of --set
 	rejected     []service.Rejection // that people were told of
 	said         []*service.Override // the same
 	sent         render.Files
@@ -92,8 +93,8 @@ func (r *renderStage) run(ctx context.Context, group *errgroup.Group, in <-chan 
 		case now.site = <-sites:
 		case now.certificates = <-sets:
 		case <-r.again:
-			onlyPorts = true
 			r.ports.learn()
+			onlyPorts = true
 		case <-probe.C:
 			onlyPorts = true
 		case <-ctx.Done():
@@ -298,4 +299,16 @@ func (r *renderStage) parse(content filepoll.Content, now *rendering) {
 	}
 	now.renderer = renderer
 	now.exam.ward.Under(content.Text)
+	r.tellSlips(now)
+}
+
+// tellSlips warns of names of --set that may be slips of the pen, whenever these are others.
+func (r *renderStage) tellSlips(now *rendering) {
+	slips := now.renderer.Slips(r.set)
+	for _, slip := range slips {
+		if !slices.Contains(now.slips, slip) {
+			r.log.Warn(slip)
+		}
+	}
+	now.slips = slips
 }

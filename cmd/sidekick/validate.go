@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,7 @@ func validateCommand() *cobra.Command {
 				return refusedError{err}
 			}
 			if len(files) == 0 {
+				s.warnOfSlips(cmd.ErrOrStderr())
 				fmt.Fprintln(cmd.OutOrStdout(), "settings and template are valid")
 				return nil
 			}
@@ -96,6 +98,17 @@ func (s *settings) validateTemplate() error {
 	in, _ := s.inputOf(catalog) // what is wrong with some of it is told elsewhere
 	_, _, err = renderer.Render(in)
 	return err
+}
+
+// warnOfSlips tells of names of --set that may be slips of the pen.
+func (s *settings) warnOfSlips(w io.Writer) {
+	renderer, err := s.newRenderer()
+	if err != nil {
+		return // the template was refused before
+	}
+	for _, slip := range renderer.Slips(s.set) {
+		fmt.Fprintln(w, "warning: "+slip)
+	}
 }
 
 // catalogOf is what every host would see were these registered.

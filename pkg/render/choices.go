@@ -3,9 +3,7 @@ package render
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -68,14 +66,6 @@ func ChoicesOf(set map[string]string) (Choices, error) {
 		}
 	}
 	return c, errors.Join(errs...)
-}
-
-// FreeValues are the names in Set that the model does not know, sorted: the built-in template does not
-// look at them.
-func FreeValues(set map[string]string) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(set)), func(name string) bool {
-		return slices.ContainsFunc(choices[:], func(c choice) bool { return c.name == name })
-	})
 }
 
 // applySeconds reads a number of seconds, which may be a few years.
