@@ -38,6 +38,7 @@ func (b *builder) build(in Input) *Model {
 	services := in.Served()
 	reload := b.records == nil || !slices.EqualFunc(b.records, services, isOf)
 	first := b.records == nil
+	b.decideAdmission(in)
 	changed := b.update(services)
 	if first || !maps.Equal(in.Taken, b.taken) || !slices.EqualFunc(in.Certificates, b.given, sameCertificate) {
 		changed = true
@@ -50,7 +51,6 @@ func (b *builder) build(in Input) *Model {
 	if reload {
 		b.decideCheck()
 	}
-	b.decideAdmission(in)
 	s := b.settings
 	m := &Model{
 		Node: s.Node, Zone: s.Zone, Set: s.Set, HTTPListen: s.HTTPListen, HTTPSListen: s.HTTPSListen,
@@ -126,6 +126,21 @@ func (b *builder) admission(r *record) admission {
 	return a
 }
 
+// decideClosed notes which services let nobody in, and tells whether claims are to be decided anew: that
+// changed of one to which a split leads.
+func (b *builder) decideClosed() (changed bool) {
+	for _, r := range b.records {
+		if r.model != nil { // for which nothing of that has changed
+			continue
+		}
+		if closed := b.admission(r).refuses() != ""; closed != r.claims.closed {
+			r.claims.closed = closed
+			changed = changed || b.targets[r.source.Name]
+		}
+	}
+	return changed
+}
+
 // update takes in the services of a catalog, and tells whether claims are to be decided anew: one came,
 // went or changed. The age of a service counts only where another one claims the same: the oldest
 // instance leaves with every rolling replacement.
@@ -149,7 +164,7 @@ func (b *builder) update(services []*service.Service) (changed bool) {
 		records = append(records, r)
 	}
 	b.records = records
-	return changed || len(old) > 0
+	return b.decideClosed() || changed || len(old) > 0
 }
 
 // recordOf is the record of a service that changed, and tells whether what was decided on its claims holds.
@@ -160,7 +175,7 @@ func (b *builder) recordOf(s *service.Service, known *record) (r *record, decide
 		(!b.disputed[s.Name] || known.claims.compare(r.claims) == 0) &&
 		(!b.targets[s.Name] || known.claims.usable == r.claims.usable)
 	if decided {
-		r.decision = known.decision
+		r.decision, r.claims.closed = known.decision, known.claims.closed
 	}
 	return r, decided
 }

@@ -22,12 +22,16 @@ type claims struct {
 	split  string // what sidekick.split says, "" for nothing
 	auth   string // what sidekick.auth says, "" for nothing
 	usable bool   // has a server that takes requests
+	closed bool   // lets nobody in
+
+	patience int // how many milliseconds its clients may be silent, 0 for as long as others
 }
 
 func claimsOf(s *service.Service) claims {
 	c := claims{
 		name: s.Name, mode: modeOf(s), empty: len(s.Instances) == 0, lead: s.Spec.Lead, listen: s.Spec.Listen,
 		tls: tlsClaimsOf(s), split: s.Spec.Options["split"], auth: s.Spec.Options["auth"],
+		patience: clientTimeout(s.Spec.Options["timeout.server"], modeOf(s)),
 	}
 	if c.tls.redirect {
 		c.routes = redirectRoutes(c.tls.sni)
@@ -64,10 +68,10 @@ const anyHost = "*"
 
 func backendName(name string) string { return "be_" + name }
 
-// equal tells whether both claim the same. Who comes first is what compare says, and usable counts only
-// for what other services' splits lead to.
+// equal tells whether both claim the same. Who comes first is what compare says, and usable and
+// closed count only for what other services' splits lead to.
 func (c claims) equal(other claims) bool {
-	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && c.auth == other.auth &&
+	return c.mode == other.mode && c.listen == other.listen && c.split == other.split && c.auth == other.auth && c.patience == other.patience &&
 		c.tls.equal(other.tls) && slices.Equal(c.routes, other.routes)
 }
 
@@ -103,12 +107,13 @@ type decision struct {
 	listenWhy string
 	slices    []Slice // of its requests, that go to other services
 	split     bool    // another service's split leads to it
+	patience  int     // the longest that clients may be silent of those to which slices go
 	tls       tlsDecision
 	why       string
 }
 
 func (d decision) equal(other decision) bool {
-	return d.listen == other.listen && d.listenWhy == other.listenWhy && d.why == other.why && d.split == other.split &&
+	return d.listen == other.listen && d.listenWhy == other.listenWhy && d.why == other.why && d.split == other.split && d.patience == other.patience &&
 		d.tls.equal(other.tls) && slices.Equal(d.routes, other.routes) && slices.Equal(d.slices, other.slices)
 }
 

@@ -96,6 +96,8 @@ type Service struct {
 	TimeoutConnect, TimeoutServer, TimeoutTunnel, TimeoutQueue string
 	// TimeoutClient is how many milliseconds its clients may be silent, as long as its servers may; 0 if that is not longer than the proxy's own time.
 	TimeoutClient int
+	// ListenTimeoutClient is the same for clients at Listen: the longest of its own time and of those of services that Split leads to.
+	ListenTimeoutClient int
 
 	Options map[string]string // every label that is no field by itself, by its name without "sidekick.", as text
 	Tags    []string          // of the oldest instance

@@ -41,24 +41,42 @@ func headers(options map[string]string, prefix string) []Header {
 	return slices.CompactFunc(list, func(a, b Header) bool { return strings.EqualFold(a.Name, b.Name) })
 }
 
-// withoutEffect says which options are for requests, of which a service in mode tcp has none. They are no
+// withoutEffect says which labels are for requests, of which a service in mode tcp has none. They are no
 // danger; sidekick.auth, which would be, closes it.
-func withoutEffect(options map[string]string, mode service.Mode) []string {
+func withoutEffect(spec service.Spec, mode service.Mode) []string {
 	if mode != service.TCP {
 		return nil
 	}
 	where := "mode http"
-	if options["tls"] == tlsPassthrough {
+	if spec.Options["tls"] == tlsPassthrough {
 		where += " without sidekick.tls=passthrough"
 	}
-	var why []string
-	for _, option := range slices.Sorted(maps.Keys(options)) {
-		if forRequests(option, options) {
-			why = append(why, fmt.Sprintf("sidekick.%s is for %s and has no effect: remove it", option, where))
+	var names []string
+	for option := range spec.Options {
+		if forRequests(option, spec.Options) {
+			names = append(names, option)
 		}
 	}
-	return why
+	if len(spec.Hosts) > 0 && !namesTLS(spec.Options["tls"]) {
+		names = append(names, "host")
+	}
+	if strings.Trim(spec.Path, "/") != "" {
+		names = append(names, "path")
+	}
+	slices.Sort(names)
+	for at, name := range names {
+		place := where
+		if name == "host" {
+			place += " or sidekick.tls=passthrough"
+		}
+		names[at] = fmt.Sprintf("sidekick.%s is for %s and has no effect: remove it", name, place)
+	}
+	return names
 }
+
+// namesTLS tells whether hosts have a meaning in TLS alone: as the names by which clients reach a service
+// whose TLS is passed through, or as the one that servers are asked for.
+func namesTLS(tls string) bool { return tls == tlsPassthrough || tls == tlsServer }
 
 // forRequests tells whether an option has an effect on requests alone. Where sidekick.split divides
 // connections, sidekick.sticky keeps a client's together.
@@ -66,10 +84,10 @@ func forRequests(option string, options map[string]string) bool {
 	switch option {
 	case "ratelimit", "retry":
 		return true
-	case "path.strip":
+	case "default", "path.strip":
 		return options[option] == "true"
 	case "h2": // with TLS it is offered to the server
-		return options[option] == "true" && options["tls"] != "server"
+		return options[option] == "true" && options["tls"] != tlsServer
 	case "sticky":
 		return options["split"] == ""
 	default:

@@ -228,6 +228,41 @@ func TestForwardedHeaders(t *testing.T) {
 	})
 }
 
+// A share is never lost: while nobody is let in where it leads, or no server is there, it stays with the rest.
+func TestSharesThatCannotLeaveStay(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newPolicySite(t, map[string]string{"auth-dir": "/users"})
+		addr := serveOn(t, http.HandlerFunc(echo))
+		all := items{
+			"instances/n/1": web("one", addr, `,"options":{"split":"canary:100"}`),
+			"instances/n/2": web("canary", addr, `,"options":{"auth":"staff"}`),
+		}
+		good := render.Input{Users: map[string]render.UserFile{"staff": {Users: []render.User{{Name: "a", Hash: hashText(t, "sha256")}}}}}
+		for _, step := range []struct {
+			what   string
+			in     render.Input
+			canary string
+			status int
+		}{
+			{"no file", render.Input{}, "", http.StatusOK},
+			{"a file", good, "", http.StatusUnauthorized}, // it was asked
+			{"no server that is ready", good, `,"state":"draining"`, http.StatusOK},
+			{"a server", good, "", http.StatusUnauthorized},
+			{"in maintenance", good, "maint", http.StatusOK},
+		} {
+			delete(all, "overrides/canary")
+			if step.canary == "maint" {
+				all["overrides/canary"], step.canary = `{"state":"maint","by":"me"}`, ""
+			}
+			all["instances/n/2"] = web("canary", addr, `,"options":{"auth":"staff"}`+step.canary)
+			s.put(all, step.in)
+			if got := s.ask(clientA, s.addr, "one.test/").status; got != step.status {
+				t.Errorf("%s: got %d, want %d", step.what, got, step.status)
+			}
+		}
+	})
+}
+
 // No client gets a tunnel through which requests come as it likes, nor names headers for servers to drop.
 func TestNoWayAround(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {

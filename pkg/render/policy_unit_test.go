@@ -208,10 +208,12 @@ func TestUsersComeAndGo(t *testing.T) {
 func TestSplitDoesNotPassBySidekickAuth(t *testing.T) {
 	b := service.NewBuilder("/p")
 	b.Put("/p/v1/instances/n/1", []byte(`{"service":"web","address":"10.0.0.1","port":80,"hosts":["a.test"],"options":{"auth":"x","split":"canary:10"}}`))
-	r := builtin(t, testSettings())
+	s := testSettings()
+	s.Set = map[string]string{"auth-dir": "/users"}
+	r, staff := builtin(t, s), UserFile{Users: []User{{"alice", sha512Hash}}}
 	for options, refused := range map[string]bool{"": true, `,"options":{"auth":"y"}`: true, `,"options":{"auth":"x"}`: false} {
 		b.Put("/p/v1/instances/n/2", []byte(`{"service":"canary","address":"10.0.0.2","port":80`+options+`}`))
-		_, m, err := r.Render(Input{Catalog: b.Catalog(1)})
+		_, m, err := r.Render(Input{Catalog: b.Catalog(1), Users: map[string]UserFile{"x": staff, "y": staff}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,30 +225,43 @@ func TestSplitDoesNotPassBySidekickAuth(t *testing.T) {
 }
 
 func TestWithoutEffect(t *testing.T) {
-	all := "header.request.X=a ratelimit=5 sticky=S retry=post path.strip=true h2=true"
+	all := "header.request.X=a ratelimit=5 sticky=S retry=post path.strip=true h2=true default=true host=a.test path=/a"
+	const none = "default h2 header.request.X host path path.strip ratelimit retry sticky"
 	for _, c := range []struct{ options, want string }{
-		{all, "h2 header.request.X path.strip ratelimit retry sticky"},
-		{all + " tls=passthrough", "h2 header.request.X path.strip ratelimit retry sticky"},
-		{"sticky=S split=b:10", ""}, // a client's connections stay together
-		{"h2=true tls=server", ""},  // is offered within TLS
-		{"h2=false path.strip=false", ""},
+		{all, none},
+		{all + " tls=terminate", none},
+		{all + " tls=passthrough", strings.Replace(none, "host ", "", 1)},
+		{"sticky=S split=b:10", ""},    // a client's connections stay together
+		{"h2=true tls=server", ""},     // is offered within TLS
+		{"host=a.test tls=server", ""}, // is what the server is asked for
+		{"h2=false path.strip=false default=false path=/", ""},
 	} {
-		options, where := map[string]string{}, "mode http"
+		spec, where := service.Spec{Options: map[string]string{}}, "mode http"
 		for pair := range strings.FieldsSeq(c.options) {
-			name, value, _ := strings.Cut(pair, "=")
-			options[name] = value
+			switch name, value, _ := strings.Cut(pair, "="); name {
+			case "host":
+				spec.Hosts = []string{value}
+			case "path":
+				spec.Path = value
+			default:
+				spec.Options[name] = value
+			}
 		}
-		if options["tls"] == "passthrough" {
+		if spec.Options["tls"] == "passthrough" {
 			where += " without sidekick.tls=passthrough"
 		}
 		var want []string
 		for name := range strings.FieldsSeq(c.want) {
-			want = append(want, "sidekick."+name+" is for "+where+" and has no effect: remove it")
+			place := where
+			if name == "host" {
+				place += " or sidekick.tls=passthrough"
+			}
+			want = append(want, "sidekick."+name+" is for "+place+" and has no effect: remove it")
 		}
-		if diff := cmp.Diff(want, withoutEffect(options, service.TCP)); diff != "" {
+		if diff := cmp.Diff(want, withoutEffect(spec, service.TCP)); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", c.options, diff)
 		}
-		if got := withoutEffect(options, service.HTTP); got != nil {
+		if got := withoutEffect(spec, service.HTTP); got != nil {
 			t.Errorf("%s in mode http: got %q, want nothing", c.options, got)
 		}
 	}

@@ -28,6 +28,9 @@ func newService(s *service.Service, viewer Settings) *Service {
 		TimeoutConnect: haproxyTime(options["timeout.connect"]), TimeoutServer: haproxyTime(options["timeout.server"]),
 		TimeoutTunnel: haproxyTime(options["timeout.tunnel"]), TimeoutQueue: haproxyTime(options["timeout.queue"]),
 	}
+	if m.Mode == service.TCP && m.TimeoutTunnel == "" {
+		m.TimeoutTunnel = m.TimeoutServer // HAProxy goes by no other time once both sides are there
+	}
 	m.TimeoutClient = clientTimeout(options["timeout.server"], m.Mode)
 	if s.Spec.Lead != nil {
 		m.Tags, m.Meta = s.Spec.Lead.Tags, s.Spec.Lead.Meta
@@ -40,7 +43,7 @@ func newService(s *service.Service, viewer Settings) *Service {
 	m.Upstream = newUpstream(s, viewer.choices)
 	m.RateLimit = rateLimit(options)
 	m.RequestHeaders, m.ResponseHeaders = headers(options, "header.request."), headers(options, "header.response.")
-	m.Why = strings.Join(withoutEffect(options, m.Mode), "; ")
+	m.Why = strings.Join(withoutEffect(s.Spec, m.Mode), "; ")
 	tiers := m.place(s, viewer)
 	if options["locality"] == "prefer" {
 		prefer(m.Servers, tiers, m.Check && viewer.ProxyCheck != ProxyCheckOff)
@@ -132,12 +135,13 @@ func doubted(i *service.Instance) string {
 func (m *Service) with(d decision, check bool, a admission, refused string) *Service {
 	decided := *m
 	decided.TLSRoutes, decided.ListenTLS, decided.Redirect = d.tls.sni, d.tls.listen, d.tls.redirect
+	decided.ListenTimeoutClient = max(m.TimeoutClient, d.patience)
 	decided.Routes, decided.Listen, decided.ListenWhy, decided.Split = d.routes, d.listen, d.listenWhy, d.slices
 	if a.untrusted != "" {
 		decided.Servers, decided.Upstream = nil, Upstream{}
 	}
-	decided.Closed = sentences(a.closed, a.untrusted)
-	decided.Why = sentences(m.Why, d.why, decided.Closed, refused)
+	decided.Closed = a.refuses()
+	decided.Why = sentences(d.why, m.Why, decided.Closed, refused)
 	decided.Check, decided.Auth, decided.Refused = m.Check && check, a.list, refused
 	idle := decided.Closed
 	if !d.reachable() {

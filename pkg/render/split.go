@@ -102,6 +102,10 @@ func (j *judge) split(from int, records []*record, decided []decision, places ma
 			continue
 		}
 		decided[at].split = true
+		if records[at].claims.closed { // HAProxy sees servers there
+			continue
+		}
+		d.patience = max(d.patience, records[at].claims.patience)
 		for n := range part {
 			d.slices = append(d.slices, Slice{Number: begin + n, Service: to, Backend: backendName(to)})
 		}
@@ -116,13 +120,15 @@ func (d *decision) keep(part int, to, why string) {
 }
 
 // refuseShare says why a service gets no requests of another one's split, or "", and whether it may get some
-// once its servers are ready: HAProxy itself looks whether there is one.
+// once it is in order: whether a server is ready HAProxy itself looks.
 func refuseShare(from, to claims) (why string, possible bool) {
 	switch {
 	case to.mode != from.mode:
 		return fmt.Sprintf("its mode is %s, and this one's %s: give both one mode", to.mode, from.mode), false
 	case from.auth != "" && to.auth != from.auth:
 		return fmt.Sprintf("it would be served to whom sidekick.auth=%s keeps out: give it that label too", from.auth), false
+	case to.closed:
+		return fmt.Sprintf("nobody is let in to service %s now: mend what its own line says", to.name), true
 	case !to.usable:
 		return "it has no instance that takes requests now", true
 	}

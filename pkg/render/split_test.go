@@ -84,6 +84,49 @@ func TestSplitFollowsItsTarget(t *testing.T) {
 	step("is gone", "canary", "", "there is no service canary")
 }
 
+// A share stays, and says why, while nobody is let in where it leads: also when that changes with nothing but a file
+// of users. The other service is not told that nothing leads to it.
+func TestSplitStaysWhereNobodyIsLetIn(t *testing.T) {
+	s := testSettings()
+	s.Set = map[string]string{"auth-dir": "/users"}
+	r := builtin(t, s)
+	c := mustCatalog(t, map[string]string{
+		"instances/n/web":    `{"service":"web","address":"10.0.0.1","port":80,"hosts":["web.test"],"options":{"split":"canary:10"}}`,
+		"instances/n/canary": `{"service":"canary","address":"10.0.0.2","port":80,"options":{"auth":"staff"}}`,
+	})
+	good := map[string]UserFile{"staff": {Users: []User{{"alice", sha512Hash}}}}
+	for at, users := range []map[string]UserFile{nil, good, {"staff": {Why: "it is broken: mend it"}}, good} {
+		_, m, err := r.Render(Input{Catalog: c, Users: users})
+		if err != nil {
+			t.Fatal(err)
+		}
+		canary, web, closed := m.Services[0], m.Services[1], at%2 == 0
+		const why = "the share of canary in sidekick.split stays here: nobody is let in to service canary now: mend what its own line says"
+		if (len(web.Split) == 0) != closed || (web.Why == why) != closed || !closed && web.Why != "" {
+			t.Errorf("step %d: %d slices go elsewhere; why is %q", at, len(web.Split), web.Why)
+		}
+		if canary.Why != canary.Closed || (canary.Why != "") != closed {
+			t.Errorf("step %d: of the canary is said %q", at, canary.Why)
+		}
+	}
+}
+
+// Clients of a port may be silent for as long as those of any service that its requests go to.
+func TestSplitKeepsClientsOfSilentServices(t *testing.T) {
+	r := builtin(t, testSettings())
+	_, m, err := r.Render(Input{Catalog: mustCatalog(t, map[string]string{
+		"instances/n/web":    `{"service":"web","address":"10.0.0.1","port":80,"listen":8000,"options":{"split":"canary:10,db:5","timeout.server":"90s"}}`,
+		"instances/n/canary": `{"service":"canary","address":"10.0.0.2","port":80,"options":{"timeout.server":"5m"}}`,
+		"instances/n/db":     `{"service":"db","address":"10.0.0.3","port":80,"mode":"tcp","options":{"timeout.server":"5h"}}`,
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if web := m.Services[2]; web.ListenTimeoutClient != 300_000 || web.TimeoutClient != 90_000 {
+		t.Errorf("got %d ms at its port and %d ms elsewhere, want 5 minutes and 90 s", web.ListenTimeoutClient, web.TimeoutClient)
+	}
+}
+
 // One weight more of a server changes no other service's model.
 func TestSplitIsDecidedOnlyWithItsParts(t *testing.T) {
 	b := service.NewBuilder("/p")

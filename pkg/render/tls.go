@@ -10,10 +10,11 @@ import (
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
 
-// Values of sidekick.tls that are about clients.
+// Values of sidekick.tls.
 const (
 	tlsTerminate   = "terminate"
 	tlsPassthrough = "passthrough"
+	tlsServer      = "server"
 )
 
 // redirectBackend is where requests over plain HTTP lead that are for the host of a service with TLS of its
@@ -28,11 +29,10 @@ type tlsClaims struct {
 	asked    string  // sidekick.tls
 	redirect bool    // sidekick.redirect=https
 	sni      []Route // the hosts whose TLS is passed through to it
-	unseen   string  // why that makes more of its labels mean nothing, or ""
 }
 
 func (c tlsClaims) equal(other tlsClaims) bool {
-	return c.asked == other.asked && c.redirect == other.redirect && c.unseen == other.unseen && slices.Equal(c.sni, other.sni)
+	return c.asked == other.asked && c.redirect == other.redirect && slices.Equal(c.sni, other.sni)
 }
 
 // tlsDecision is what a service was granted of that.
@@ -99,16 +99,6 @@ func tlsClaimsOf(s *service.Service) tlsClaims {
 	}
 	for _, h := range s.Spec.Hosts {
 		c.sni = append(c.sni, Route{Key: h, Host: h, Path: "/", Service: s.Name, Backend: backendName(s.Name)})
-	}
-	var unseen []string
-	if strings.Trim(s.Spec.Path, "/") != "" {
-		unseen = append(unseen, "sidekick.path")
-	}
-	if s.Spec.Options["default"] == "true" {
-		unseen = append(unseen, "sidekick.default")
-	}
-	if len(unseen) > 0 {
-		c.unseen = "sidekick.tls=passthrough hides all but host names, so that there is no effect of " + strings.Join(unseen, " and ") + ": remove that"
 	}
 	return c
 }
@@ -216,9 +206,6 @@ func (j *judge) decidePassthrough(c claims, say func(why string)) (d tlsDecision
 		}
 	}
 	d.redirect = c.tls.redirect && len(d.sni) > 0
-	if c.tls.unseen != "" {
-		say(c.tls.unseen)
-	}
 	return d
 }
 

@@ -29,7 +29,7 @@ func (u Upstream) Plain() bool { return !u.TLS && !u.H2 && u.Proxy == "" }
 // HTTP/2 is up to it, and no cookie can be set.
 func newUpstream(s *service.Service, c Choices) Upstream {
 	options, http := s.Spec.Options, modeOf(s) != service.TCP
-	u := Upstream{TLS: options["tls"] == "server", Proxy: options["proxy-protocol"]}
+	u := Upstream{TLS: options["tls"] == tlsServer, Proxy: options["proxy-protocol"]}
 	h2 := options["h2"] == "true"
 	if http {
 		u.Cookie = options["sticky"]

@@ -117,6 +117,9 @@ type admission struct {
 	untrusted string // why its servers must not be spoken to, the same
 }
 
+// refuses is why nobody gets to its servers, "" if that is not so.
+func (a admission) refuses() string { return sentences(a.closed, a.untrusted) }
+
 // admit decides who is let in to a service. What it asks for and what cannot be had closes it: it is never
 // served to everybody instead.
 func admit(s *service.Service, c Choices, files map[string]UserFile) admission {
