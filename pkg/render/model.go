@@ -77,6 +77,7 @@ type Service struct {
 	Redirect  bool    // plain HTTP is redirected to HTTPS
 
 	StripPath     string // the prefix to take off requests' paths; empty for none
+	StripPattern  string // a regular expression for it, with the slash behind it, in every way in which clients may write it
 	Balance       string // HAProxy's algorithm, with its argument
 	Hash          bool   // Balance picks by a hash of the request: print "hash-type consistent"
 	NeedsID       bool   // Balance goes by the servers' numbers: print "id" and the number in each server's line

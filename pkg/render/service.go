@@ -36,7 +36,7 @@ func newService(s *service.Service, viewer Settings) *Service {
 		m.Tags, m.Meta = s.Spec.Lead.Tags, s.Spec.Lead.Meta
 	}
 	if options["path.strip"] == "true" && m.Path != "/" {
-		m.StripPath = m.Path
+		m.StripPath, m.StripPattern = m.Path, spellings(m.Path)
 	}
 	m.Balance, m.Hash = balance(options["balance"], m.Mode)
 	m.NeedsID = m.Hash || m.Balance == "first"
