@@ -198,7 +198,7 @@ func TestForwardedHeaders(t *testing.T) {
 		s.put(items{"instances/n/1": web("one", serveOn(t, http.HandlerFunc(echo)), `,"path":"/api","options":{"path.strip":"true"},"listen":`+ownPort)}, render.Input{})
 		said := []string{
 			"X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example.com", "X-Forwarded-Port: 443",
-			"X-Forwarded-Prefix: /outer", "X-Real-IP: 192.0.2.7", "Forwarded: for=192.0.2.7", "X_Forwarded_For: 192.0.2.7", "x-forwarded-user: root",
+			"X-Forwarded-Prefix: /outer", "X-Real-IP: 192.0.2.7", "Forwarded: for=192.0.2.7", "X_Forwarded_For: 192.0.2.7", "x-forwarded-user: root", "X.Forwarded.For: 192.0.2.7",
 		}
 		tests := []struct {
 			what, from, addr string
@@ -208,7 +208,7 @@ func TestForwardedHeaders(t *testing.T) {
 			{"a client that says nothing", clientA, s.addr, nil, map[string]string{"X-Forwarded-For": clientA, "X-Real-Ip": clientA, "X-Forwarded-Host": "one.test", "X-Forwarded-Port": httpPort, "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/api"}},
 			{"a client that lies", clientA, s.addr, said, map[string]string{"X-Forwarded-For": clientA, "X-Real-Ip": clientA, "X-Forwarded-Host": "one.test", "X-Forwarded-Port": httpPort, "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/api"}},
 			{"a client that lies to an own port", clientA, own, said, map[string]string{"X-Forwarded-For": clientA, "X-Real-Ip": clientA, "X-Forwarded-Host": "one.test", "X-Forwarded-Port": ownPort, "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/api"}},
-			{"a trusted proxy", proxyA, s.addr, said, map[string]string{"X-Forwarded-For": "192.0.2.7|" + proxyA, "X-Real-Ip": "192.0.2.7", "X-Forwarded-Host": "shop.example.com", "X-Forwarded-Port": "443", "X-Forwarded-Proto": "https", "X-Forwarded-Prefix": "/outer/api", "Forwarded": "for=192.0.2.7", "X_forwarded_for": "192.0.2.7", "X-Forwarded-User": "root"}},
+			{"a trusted proxy", proxyA, s.addr, said, map[string]string{"X-Forwarded-For": "192.0.2.7|" + proxyA, "X-Real-Ip": "192.0.2.7", "X-Forwarded-Host": "shop.example.com", "X-Forwarded-Port": "443", "X-Forwarded-Proto": "https", "X-Forwarded-Prefix": "/outer/api", "Forwarded": "for=192.0.2.7", "X_forwarded_for": "192.0.2.7", "X-Forwarded-User": "root", "X.forwarded.for": "192.0.2.7"}},
 			{"a trusted proxy that says nothing", proxyA, own, nil, map[string]string{"X-Forwarded-For": proxyA, "X-Real-Ip": proxyA, "X-Forwarded-Host": "one.test", "X-Forwarded-Port": ownPort, "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/api"}},
 		}
 		for _, test := range tests {
@@ -260,6 +260,53 @@ func TestSharesThatCannotLeaveStay(t *testing.T) {
 				t.Errorf("%s: got %d, want %d", step.what, got, step.status)
 			}
 		}
+	})
+}
+
+// Behind trusted proxies a client is who they say: for rate limits, balancing and splits by clients, in the log and
+// for servers; and HTTPS is what they say was HTTPS. Who is no proxy, and who says more than the proxies saw, is
+// believed nothing.
+func TestClientsBehindProxies(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newPolicySite(t, map[string]string{"trusted-proxies": proxyA + ",10.0.0.0/8", "access-log": "json", "hsts": "60"})
+		addr := serveOn(t, http.HandlerFunc(echo))
+		s.put(items{
+			"instances/n/1": web("one", addr, `,"options":{"ratelimit":"1"}`),
+			"instances/n/2": web("two", addr, `,"options":{"balance":"source"}`), "instances/n/3": web("two", serveOn(t, http.HandlerFunc(echo)), `,"options":{"balance":"source"}`),
+			"instances/n/4": web("three", addr, `,"options":{"sticky":"id","split":"two:50"}`),
+		}, render.Input{})
+		for what, c := range map[string]struct{ from, said, want string }{
+			"a client":                     {clientA, "192.0.2.9", clientA},
+			"behind a proxy":               {proxyA, "192.0.2.1", "192.0.2.1"},
+			"of IPv6":                      {proxyA, "2001:db8::7", "2001:db8::7"},
+			"with its port":                {proxyA, "192.0.2.6:4711", "192.0.2.6"},
+			"that says more":               {proxyA, "192.0.2.8, 192.0.2.2", "192.0.2.2"},
+			"behind two proxies":           {proxyA, "192.0.2.8, 192.0.2.3, 10.1.2.3", "192.0.2.3"},
+			"behind five":                  {proxyA, "192.0.2.4, 10.0.0.4, 10.0.0.3, 10.0.0.2, 10.0.0.1", "10.0.0.4"},
+			"behind one that is broken":    {proxyA, "192.0.2.5, unknown", proxyA},
+			"behind one that says nothing": {proxyA, "", proxyA},
+		} {
+			if got := s.ask(c.from, s.addr, "two.test/"+c.want, "X-Forwarded-For: "+c.said).seen(t).Get("X-Real-Ip"); got != c.want {
+				t.Errorf("%s: got %s, want %s", what, got, c.want)
+			}
+		}
+		for from, want := range map[string]string{clientA: "", proxyA: "max-age=60"} {
+			if got := s.ask(from, s.addr, "two.test/", "X-Forwarded-Proto: https").header.Get("Strict-Transport-Security"); got != want {
+				t.Errorf("HTTPS, as %s says: told %q, want %q", from, got, want)
+			}
+		}
+		limited := func(client string) (refused bool) {
+			for range 12 {
+				refused = s.ask(proxyA, s.addr, "one.test/", "X-Forwarded-For: "+client).status == http.StatusTooManyRequests
+			}
+			return refused
+		}
+		if !limited("192.0.2.50") || s.ask(proxyA, s.addr, "one.test/", "X-Forwarded-For: 192.0.2.51").status != http.StatusOK {
+			t.Error("clients of one proxy do not have a limit each")
+		}
+		haproxytest.Until(t, "the client in the log", func() bool {
+			return strings.Contains(strings.Join(s.log.lines(), "\n"), `"client":"192.0.2.51"`)
+		})
 	})
 }
 

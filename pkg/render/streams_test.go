@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -254,4 +255,46 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("a silent WebSocket: %q, %v after %s, want its end after 500 ms", b, err, time.Since(began))
 		}
 	})
+}
+
+// TestSilentClients: who says nothing keeps no connection for long (slowloris), and gets no answer that would be taken
+// for that to a later request; in mode tcp it is as the service says.
+func TestSilentClients(t *testing.T) {
+	impatient := strings.NewReplacer("timeout http-request 10s", "timeout http-request 300ms", "timeout client-hs 10s", "timeout client-hs 300ms").Replace(templates.HAProxy)
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := newSite(t, render.ProxyCheckOff, nil)
+		own := haproxytest.Address(t, "127.83.12.1")
+		_, port, _ := net.SplitHostPort(own)
+		s.template(impatient)
+		addr := speaking{}.start(t, newGated("one"))
+		s.serve(`"hosts":["a.test"]`, addr)
+		for said, want := range map[string]string{"": "", "GET / HTTP/1.1\r\nHo": "HTTP/1.1 408 "} {
+			if got := untilClosed(t, s.addr, said); !strings.HasPrefix(got, want) || (got == "") != (want == "") {
+				t.Errorf("after %q: got %q, want %q", said, got, want)
+			}
+		}
+		s.serve(`"mode":"tcp","listen":`+port+`,"options":{"timeout.server":"300ms"}`, addr)
+		if got := untilClosed(t, own, ""); got != "" {
+			t.Errorf("in mode tcp: got %q", got)
+		}
+	})
+}
+
+// untilClosed is all that comes over a connection before it is closed.
+func untilClosed(t haproxytest.T, addr, said string) string {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", addr, haproxytest.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // it has ended
+	if err := conn.SetDeadline(time.Now().Add(haproxytest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, said)
+	got, err := io.ReadAll(conn)
+	if err != nil {
+		t.Errorf("%s, after %q: %v", addr, said, err)
+	}
+	return string(got)
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/sidekick-proxy/sidekick/internal/certtest"
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/templates"
 )
 
 // secure is a running proxy with certificates, and where it listens.
@@ -52,7 +53,17 @@ func (p *secure) add(name string, port int, rest string) {
 // start starts the proxy and returns its model.
 func (p *secure) start() *Model {
 	p.Helper()
-	files, model, err := builtin(p, p.settings).Render(Input{Catalog: mustCatalog(p, p.items), Certificates: p.certs})
+	return p.startBy(templates.HAProxy)
+}
+
+// startBy does so by another template.
+func (p *secure) startBy(text string) *Model {
+	p.Helper()
+	r, err := New("haproxy.cfg.tmpl", text, p.settings)
+	if err != nil {
+		p.Fatal(err)
+	}
+	files, model, err := r.Render(Input{Catalog: mustCatalog(p, p.items), Certificates: p.certs})
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -108,6 +119,34 @@ func manyNames() (names []string) {
 		names = append(names, fmt.Sprintf("%d.%s", 100+i, "twenty-five.bytes.example"))
 	}
 	return names
+}
+
+// A handshake that is not finished in time is cut, by a HAProxy that has a time for that.
+func TestSilentHandshakes(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		if strings.HasSuffix(t.Name(), "2.6") {
+			return // it waits as long as for anything else
+		}
+		p := newSecure(t)
+		p.certs = []Certificate{madeCertificate(t, "a", 1, time.Hour, "a.test")}
+		p.add("web", startEcho(t.T, "web"), `"hosts":["a.test"]`)
+		port := freePort(t.T)
+		p.add("own", startEcho(t.T, "own"), fmt.Sprintf(`"mode":"tcp","listen":%d,"options":{"tls":"terminate"}`, port))
+		p.startBy(strings.ReplaceAll(templates.HAProxy, "timeout client-hs 10s", "timeout client-hs 300ms"))
+		for _, addr := range []string{p.https, fmt.Sprintf("%s:%d", proxyAddress, port)} {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(haproxytest.Patience)); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(conn); len(got) > 0 || err != nil {
+				t.Errorf("%s: got %q, %v, want its end", addr, got, err)
+			}
+		}
+	})
 }
 
 // Certificates are chosen by name, exact before wildcard; the default one is for all others, and for
