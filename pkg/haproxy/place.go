@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
@@ -23,6 +25,8 @@ import (
 //	.haproxy.cfg.live    -> .haproxy.cfg.set-A
 //	.haproxy.cfg.set-A/     haproxy.cfg, hosts.map
 //	.haproxy.cfg.set-B/     the former set, until the new one is confirmed
+//
+// What two sets have alike is one file with a name in each.
 //
 // Others may write in the directory and put links there: an os.Root neither reads nor changes anything
 // outside of it.
@@ -141,23 +145,23 @@ func (p place) swap(files render.Files, noted []string) error {
 	if err != nil {
 		return err
 	}
-	set, err := p.make(p.entries(files))
+	d, err := p.make(p.entries(files), former)
 	if err != nil {
-		return err
-	}
-	if err := p.symlink(former, set, linkBack); err != nil {
 		return err
 	}
 	for _, name := range names {
 		if p.linked(name) {
 			continue
 		}
-		if err := p.link(set, name); err != nil {
+		if err := p.link(d.set, name); err != nil {
 			return err
 		}
 	}
-	if err := p.point(set, linkHere); err != nil {
-		if now, _ := p.current(); now == set { // only that it lasts is not certain
+	if err := p.flush(d); err != nil {
+		return err
+	}
+	if err := p.point(d.set, linkHere); err != nil {
+		if now, _ := p.current(); now == d.set { // only that it lasts is not certain
 			err = errors.Join(err, p.restore())
 		}
 		return err
@@ -180,15 +184,18 @@ func (p place) settle(names, noted []string) error {
 	if err != nil {
 		return err
 	}
-	base, err := p.make(p.asIs(set, append(linked, strays...)))
+	base, err := p.make(p.asIs(set, append(linked, strays...)), set)
+	if err == nil {
+		err = p.flush(base)
+	}
+	if err == nil {
+		err = p.point(base.set, linkHere)
+	}
 	if err != nil {
 		return err
 	}
-	if err := p.point(base, linkHere); err != nil {
-		return err
-	}
 	for _, name := range strays {
-		if err := p.link(base, name); err != nil {
+		if err := p.link(base.set, name); err != nil {
 			return err
 		}
 	}
@@ -251,22 +258,91 @@ func (p place) asIs(set string, names []string) []entry {
 	return all
 }
 
-// make writes a set, to its last byte on the disk. Nothing leads to it yet.
-func (p place) make(files []entry) (string, error) {
-	set := p.prefix() + rand.Text()
-	if err := p.do("make", set, func() error { return p.root.Mkdir(set, 0o700) }); err != nil {
-		return "", err
+// mode is who may read and write a file. We may read it: it is flushed by its name.
+func (f entry) mode() fs.FileMode {
+	switch {
+	case f.like != nil:
+		return f.like.Mode().Perm() | 0o400
+	case f.Secret():
+		return secretMode
+	default:
+		return 0o644
+	}
+}
+
+// draft is a set that nothing leads to yet.
+type draft struct {
+	set   string
+	fresh []string // its files that no other set has
+}
+
+// make makes a draft that leads back to the former set. What both have alike is on the disk since that was
+// put in force, and is not written again.
+func (p place) make(files []entry, former string) (draft, error) {
+	d := draft{set: p.prefix() + rand.Text()}
+	if err := p.do("make", d.set, func() error { return p.root.Mkdir(d.set, 0o700) }); err != nil {
+		return d, err
+	}
+	home, err := p.root.Lstat(d.set)
+	if err != nil {
+		return d, err
 	}
 	for _, f := range files {
-		path := set + "/" + f.Name
-		if err := p.do("write", path, func() error { return p.write(path, f) }); err != nil {
-			return "", err
+		path := d.set + "/" + f.Name
+		if was := p.alike(former, f, home); was != nil && p.do("share", path, func() error { return p.share(was, former, path, f) }) == nil {
+			continue // else it is written: not every file system has files with two names
 		}
+		if err := p.do("write", path, func() error { return p.write(path, f) }); err != nil {
+			return d, err
+		}
+		d.fresh = append(d.fresh, path)
 	}
-	if err := p.symlink(set, set, linkHere); err != nil {
-		return "", err
+	if err := p.symlink(d.set, d.set, linkHere); err != nil {
+		return d, err
 	}
-	return set, p.do("open", set, func() error { return p.open(set) })
+	if former == "" {
+		return d, nil
+	}
+	return d, p.symlink(former, d.set, linkBack)
+}
+
+// alike returns a file of the former set if a new one would be like it: the same text, and the owner and
+// the mode that it would get in its home, the new set. Others may have put anything there.
+func (p place) alike(former string, f entry, home fs.FileInfo) fs.FileInfo {
+	if former == "" {
+		return nil
+	}
+	text, owner := f.Text(), home
+	if f.like != nil {
+		owner = f.like
+	}
+	got, info, err := readPlain(p.root, former+"/"+f.Name, len(text))
+	if err != nil || info.Mode() != f.mode() || !sameOwner(info, owner) || string(got) != text {
+		return nil
+	}
+	return info
+}
+
+// sameOwner tells whether two files belong to the same user and the same group.
+func sameOwner(a, b fs.FileInfo) bool {
+	one, ok1 := a.Sys().(*syscall.Stat_t)
+	two, ok2 := b.Sys().(*syscall.Stat_t)
+	return ok1 && ok2 && one.Uid == two.Uid && one.Gid == two.Gid
+}
+
+// share gives a file of the former set a second name, if it is still the one that was looked at.
+func (p place) share(was fs.FileInfo, former, to string, f entry) error {
+	if err := p.root.Link(former+"/"+f.Name, to); err != nil {
+		return err
+	}
+	now, err := p.root.Lstat(to)
+	if err == nil && !os.SameFile(was, now) {
+		err = errors.New("it was replaced while it was read")
+	}
+	if err != nil {
+		return errors.Join(err, p.root.Remove(to))
+	}
+	return nil
 }
 
 // write makes one file of a set.
@@ -276,31 +352,43 @@ func (p place) write(path string, f entry) error {
 		return err
 	}
 	_, err = f.WriteTo(out)
-	mode := fs.FileMode(0o644)
-	if f.Secret() {
-		mode = secretMode
-	}
 	if f.like != nil {
-		mode = f.like.Mode().Perm()
 		if owner, ok := f.like.Sys().(*syscall.Stat_t); ok {
 			out.Chown(int(owner.Uid), int(owner.Gid)) //nolint:errcheck // only root can, and only root needs to
 		}
 	}
-	return errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
+	return errors.Join(err, out.Chmod(f.mode()), out.Close())
 }
 
-// open lets HAProxy look into a set, and whoever may write in the live directory remove it.
-func (p place) open(set string) error {
-	info, err := p.root.Stat(".")
-	if err != nil {
-		return err
-	}
-	dir, err := p.directory(set)
-	if err != nil {
-		return err
-	}
-	defer dir.Close() // synced
-	return errors.Join(dir.Chmod(info.Mode()&(fs.ModePerm|fs.ModeSetgid)|0o755), dir.Sync())
+// flushers is how many files are brought to the disk at a time: of what comes together a file system makes
+// one.
+const flushers = 16
+
+// flush makes a draft and the names in the directory last over a power loss. HAProxy may look into it then, and
+// whoever may write in the live directory may remove it.
+func (p place) flush(d draft) error {
+	return p.do("flush", d.set, func() error {
+		info, err := p.root.Stat(".")
+		if err != nil {
+			return err
+		}
+		dir, err := p.directory(d.set)
+		if err != nil {
+			return err
+		}
+		defer dir.Close() // synced
+		if err := dir.Chmod(info.Mode()&(fs.ModePerm|fs.ModeSetgid) | 0o755); err != nil {
+			return err
+		}
+		var g errgroup.Group
+		g.SetLimit(flushers)
+		for _, path := range d.fresh {
+			g.Go(func() error { return p.sync(path) })
+		}
+		g.Go(dir.Sync)
+		g.Go(func() error { return p.sync(".") })
+		return g.Wait()
+	})
 }
 
 // symlink makes one of the links in a set.
@@ -316,27 +404,21 @@ func (p place) link(set, name string) error {
 	return p.do("replace", name, func() error { return p.root.Rename(set+"/"+linkName, name) })
 }
 
-// point makes the live link one of the links in a set.
+// point makes the live link one of the links in a set, which is on the disk.
 func (p place) point(set, link string) error {
-	if err := p.sync(); err != nil {
-		return err
-	}
 	if err := p.do("replace", p.live(), func() error { return p.root.Rename(set+"/"+link, p.live()) }); err != nil {
 		return err
 	}
-	return p.sync()
+	return p.do("sync", ".", func() error { return p.sync(".") })
 }
 
-// sync makes the names last over a power loss.
-func (p place) sync() error {
-	return p.do("sync", ".", func() error {
-		dir, err := p.directory(".")
-		if err != nil {
-			return err
-		}
-		defer dir.Close() // synced
-		return dir.Sync()
-	})
+// sync makes a file, or the names in a directory, last over a power loss.
+func (p place) sync(name string) error {
+	f, err := p.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // restore puts the set before the one in force back.

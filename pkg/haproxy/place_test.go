@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,9 +43,9 @@ func leftOf(tb testing.TB, path string) []string {
 	return left
 }
 
-// set is a configuration with a map and a list of certificates. Of two, HAProxy refuses the text of
-// each with the map or the list of the other.
-func set(tb testing.TB, method, key, certificate string) render.Files {
+// set is a configuration with a map and a list of certificates, of which others may have one. Of two,
+// HAProxy refuses the text of each with the map or the list of the other.
+func set(tb testing.TB, method, key, certificate string, common render.File) render.Files {
 	tb.Helper()
 	text := fmt.Sprintf(`global
     default-path config
@@ -58,16 +59,19 @@ frontend fe from web
     use_backend %%[src,%s(hosts.map,be_web)]
 backend be_web from web
 `, method)
-	file := func(name, text string) render.File {
-		return render.File{Name: name, Blocks: []render.Block{render.NewBlock("", text)}}
-	}
-	return append(files(text), file("hosts.map", key+" be_web\n"), file("certs.list", certificate+"\n"), file(certificate, certtest.Make(tb, 1, time.Hour).PEM()))
+	return append(files(text), file("hosts.map", key+" be_web\n"), file("certs.list", certificate+"\n"+common.Name+"\n"),
+		file(certificate, certtest.Make(tb, 1, time.Hour).PEM()), common)
 }
 
-// sets are two that must not be mixed.
+func file(name, text string) render.File {
+	return render.File{Name: name, Blocks: []render.Block{render.NewBlock("", text)}}
+}
+
+// sets are two that must not be mixed. They have both.pem in common.
 func sets(tb testing.TB) (one, two render.Files) {
 	tb.Helper()
-	return set(tb, "map_ip", "192.0.2.0/24", "one.pem"), set(tb, "map_str", "no-address", "two.pem")
+	common := file("both.pem", certtest.Make(tb, 1, time.Hour).PEM())
+	return set(tb, "map_ip", "192.0.2.0/24", "one.pem", common), set(tb, "map_str", "no-address", "two.pem", common)
 }
 
 // plain writes files as earlier versions did, and operators do.
@@ -129,9 +133,14 @@ func whole(t haproxytest.T, path, when string, choices ...render.Files) int {
 	if err := check(t.Context(), t.Bin, path, path); err != nil {
 		t.Errorf("%s: %v", when, err)
 	}
+	return which(filepath.Dir(path), choices...)
+}
+
+// which tells which of the sets is the one in a directory, to the last byte; -1 if none is.
+func which(dir string, choices ...render.Files) int {
 	return slices.IndexFunc(choices, func(want render.Files) bool {
 		for _, f := range want {
-			got, err := os.ReadFile(store{path: path}.at(filepath.Dir(path), f.Name))
+			got, err := os.ReadFile(store{path: "haproxy.cfg"}.at(dir, f.Name))
 			if err != nil || string(got) != f.Text() {
 				return false
 			}
@@ -146,8 +155,8 @@ func TestMixturesAreRefused(t *testing.T) {
 	haproxytest.Each(t, func(t haproxytest.T) {
 		one, two := sets(t)
 		for culprit, mixed := range map[string]render.Files{
-			"no-address": {one[0], two[1], one[2], one[3]},
-			"two.pem":    {one[0], one[1], two[2], one[3]},
+			"no-address": {one[0], two[1], one[2], one[3], one[4]},
+			"two.pem":    {one[0], one[1], two[2], one[3], one[4]},
 		} {
 			path := filepath.Join(t.TempDir(), "haproxy.cfg")
 			plain(t, path, mixed)
@@ -162,12 +171,15 @@ func TestMixturesAreRefused(t *testing.T) {
 // the new one, which HAProxy accepts, whatever was there before (P6, F8).
 func TestWholeAfterEachStep(t *testing.T) {
 	eachState(t, func(t haproxytest.T, s store, one, two render.Files) {
-		now, steps := 0, 0
+		now, steps, shared := 0, 0, 0
 		s.step = func(words string, change func() error) error {
 			if err := change(); err != nil {
 				return err
 			}
 			steps++
+			if strings.HasPrefix(words, "share ") {
+				shared++
+			}
 			found := whole(t, s.path, "after "+words, one, two)
 			if found != 0 && found != 1 || found < now {
 				t.Fatalf("after %s: set %d, want one of 0 and 1, and not %d again", words, found, now)
@@ -176,8 +188,8 @@ func TestWholeAfterEachStep(t *testing.T) {
 			return nil
 		}
 		plant(t, put(s, two))
-		if now != 1 || steps < 10 {
-			t.Errorf("at the end of %d steps: set %d, want 1", steps, now)
+		if now != 1 || steps < 10 || shared == 0 && strings.Contains(t.Name(), "/a_set") {
+			t.Errorf("at the end of %d steps, %d of them to share a file: set %d, want 1", steps, shared, now)
 		}
 		if _, err := os.Lstat(filepath.Join(s.dir(), "one.pem")); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("one.pem, which the new set does not have: %v", err)
@@ -186,6 +198,16 @@ func TestWholeAfterEachStep(t *testing.T) {
 			t.Errorf("left: %v, want one set", got)
 		}
 	})
+}
+
+// copied is a directory like another one, to the owners and modes of its files.
+func copied(tb testing.TB, dir string) string {
+	tb.Helper()
+	to := tb.TempDir()
+	if out, err := exec.Command("cp", "-a", dir+"/.", to).CombinedOutput(); err != nil {
+		tb.Fatalf("%v: %s", err, out)
+	}
+	return to
 }
 
 var errKilled = errors.New("killed")
@@ -218,8 +240,7 @@ func TestTidyAfterAKill(t *testing.T) {
 	eachState(t, func(t haproxytest.T, s store, one, two render.Files) {
 		clean := s.dir()
 		for step := 0; ; step++ {
-			s.path = filepath.Join(t.TempDir(), "haproxy.cfg")
-			plant(t, os.CopyFS(s.dir(), os.DirFS(clean)))
+			s.path = filepath.Join(copied(t, clean), "haproxy.cfg")
 			reached, err := killedAt(s, step, func(s store) error { return put(s, two) })
 			plant(t, err, s.tidy())
 			found := whole(t, s.path, fmt.Sprintf("tidied after step %d", step), one, two)
@@ -238,28 +259,31 @@ func TestTidyAfterAKill(t *testing.T) {
 }
 
 // TestFailureAtEachStep: an error at any step of a swap leaves the former set in force, and is mended by
-// the next try; the path and the cause are told (F8).
+// the next try; the path and the cause are told. A file that cannot be shared is written instead (F8).
 func TestFailureAtEachStep(t *testing.T) {
 	eachState(t, func(t haproxytest.T, s store, one, two render.Files) {
-		fails := s
+		clean := s.dir()
 		for step, reached := 0, true; reached; step++ {
-			steps := 0
-			fails.step = func(_ string, change func() error) error {
+			s.path = filepath.Join(copied(t, clean), "haproxy.cfg")
+			steps, failed, fails := 0, "", s
+			fails.step = func(words string, change func() error) error {
 				if steps++; steps == step+1 {
+					failed = words
 					return syscall.ENOSPC
 				}
 				return change()
 			}
 			err := candidate{store: fails, files: two}.swap()
-			reached = steps > step
-			if reached != errors.Is(err, syscall.ENOSPC) || reached && !strings.Contains(err.Error(), s.dir()) {
-				t.Fatalf("step %d: got %v, want an error with its path: %v", step, err, reached)
+			reached = failed != ""
+			harmful := reached && !strings.HasPrefix(failed, "share ")
+			if harmful != errors.Is(err, syscall.ENOSPC) || harmful && !strings.Contains(err.Error(), s.dir()) {
+				t.Fatalf("step %d: %s: got %v, want an error with its path: %v", step, failed, err, harmful)
 			}
 			want := 1
-			if reached {
+			if harmful {
 				want = 0
 			}
-			if found := whole(t, s.path, fmt.Sprintf("after an error at step %d", step), one, two); found != want || len(leftOf(t, s.path)) > 2 {
+			if found := whole(t, s.path, fmt.Sprintf("after an error at step %d", step), one, two); found != want || len(leftOf(t, s.path)) > 3 { // the former, that as it was settled, and the new one
 				t.Fatalf("after an error at step %d: set %d, want %d; left %v", step, found, want, leftOf(t, s.path))
 			}
 		}
@@ -401,7 +425,7 @@ func TestDeepSetsAreLeftAlone(t *testing.T) {
 // TestPipeInThePlaceOfASet: a neighbour that puts a pipe where a set was a moment ago holds nobody up: the
 // change fails and names it (P6).
 func TestPipeInThePlaceOfASet(t *testing.T) {
-	for _, verb := range []string{"open", "remove"} {
+	for _, verb := range []string{"flush", "remove"} {
 		t.Run(verb, func(t *testing.T) {
 			s := store{path: filepath.Join(t.TempDir(), "haproxy.cfg")}
 			plant(t, put(s, files("former")))
