@@ -2,12 +2,16 @@ package haproxy
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
 )
@@ -84,5 +88,40 @@ func TestReloadOfAnotherMaster(t *testing.T) {
 		if _, _, err := m.serve(t).reload(t.Context()); err == nil || !strings.Contains(err.Error(), errOtherMaster.Error()) {
 			t.Errorf("number %d: got %v, want %v", pid, err, errOtherMaster)
 		}
+	}
+}
+
+// TestUnheardReloadIsNoDeath: a HAProxy that goes on as before was not ended by a reload of which it does not
+// know; one that was started anew was (P6, P8).
+func TestUnheardReloadIsNoDeath(t *testing.T) {
+	for name, tt := range map[string]struct {
+		then func(m *fakeMaster, master, worker string) error
+		want bool
+	}{
+		"the time is over before it is asked":       {then: func(*fakeMaster, string, string) error { return nil }},
+		"it loads":                                  {then: func(m *fakeMaster, _, _ string) error { m.reloads++; return nil }},
+		"its master does not listen while it loads": {then: func(_ *fakeMaster, master, _ string) error { return os.Remove(master) }},
+		"nobody is left": {then: func(_ *fakeMaster, master, worker string) error {
+			return errors.Join(os.Remove(master), os.Remove(worker))
+		}, want: true},
+		"another process": {then: func(m *fakeMaster, _, _ string) error { m.pid++; return nil }, want: true},
+		"the same number in a new container": {then: func(_ *fakeMaster, master, _ string) error {
+			return os.Chtimes(master, time.Time{}, time.Now().Add(time.Second)) // as if bound anew
+		}, want: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, worker := &fakeMaster{pid: 1}, &fakeMaster{pid: 2}
+			d := &Driver{master: m.serve(t), api: runtimeAPI{worker.serve(t).path}}
+			former, err := d.master.processes(t.Context())
+			former.seat = d.master.seat()
+			m.mu.Lock()
+			plant(t, err, tt.then(m, d.master.path, d.api.path))
+			m.mu.Unlock()
+			ctx, cancel := context.WithTimeout(t.Context(), 0)
+			defer cancel()
+			if got := d.died(ctx, former, ctx.Err()); got != tt.want {
+				t.Errorf("died: %v, want %v", got, tt.want)
+			}
+		})
 	}
 }

@@ -207,7 +207,9 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 	if d.child != nil {
 		mark = d.child.alerts.mark()
 	}
+	seat := d.master.seat()
 	former, err := d.master.processes(ctx)
+	former.seat = seat
 	if err == nil {
 		err = c.swap()
 	}
@@ -250,18 +252,28 @@ func (d *Driver) exchange(ctx context.Context, c candidate, former processes) (w
 }
 
 // died tells whether HAProxy ended in a reload that was asked of the former processes. It did not if
-// two of them answer, or if it was us who gave up.
+// two of them answer, if it was us who gave up, or if they go on as if nobody had asked.
 func (d *Driver) died(ctx context.Context, former processes, why error) bool {
 	if errors.Is(why, errTwo) || errors.Is(why, errOtherWorker) || errors.Is(ctx.Err(), context.Canceled) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookLimit)
 	defer cancel()
-	now, err := d.master.processes(ctx)
-	if err != nil {
-		return unserved(err)
+	for {
+		seat := d.master.seat() // first, so that the answer is not from before it
+		now, err := d.master.processes(ctx)
+		if err == nil {
+			return now.after(former, seat) || now.current() == 0
+		}
+		// A master that loads listens nowhere, for seconds with thousands of certificates; its worker goes on.
+		_, lost := d.api.info(ctx)
+		if unserved(err) && unserved(lost) {
+			return true
+		}
+		if pause(ctx, pollEvery) != nil {
+			return false
+		}
 	}
-	return now.master != former.master || now.reloads <= former.reloads || now.current() == 0
 }
 
 // errDied says that nobody was left of the HAProxy that was to load a text: its start with it goes
