@@ -186,26 +186,38 @@ func (l *loaders) mayRead(files render.Files, name string) (why string) {
 }
 
 // linesAbout are the lines of a configuration that may name a file: those with its name, or with signs
-// by which it could be written in another way. With conditions the text is read as a whole.
+// by which it could be written in another way. Of blocks with conditions it takes a reading to know which
+// lines stand in one; the text is read as a whole only where a condition does not end in its block.
 func linesAbout(configuration render.File, name string) []line {
-	var lines []line
-	if slices.ContainsFunc(configuration.Blocks, func(b render.Block) bool { return strings.Contains(b.Text, ".if") }) {
-		for _, s := range parse(configuration.Text()) {
-			lines = append(lines, s.lines...)
-		}
-		return lines
+	blocks := configuration.Blocks
+	if slices.ContainsFunc(blocks, func(b render.Block) bool { return hasConditions(b) && read(b.Text).whole }) {
+		blocks = []render.Block{{Text: configuration.Text()}}
 	}
-	for _, block := range configuration.Blocks {
-		if !strings.Contains(block.Text, name) && !strings.ContainsAny(block.Text, signs) {
-			continue
-		}
-		for raw := range strings.Lines(block.Text) {
-			if strings.Contains(raw, name) || strings.ContainsAny(raw, signs) && loads.MatchString(raw) {
-				lines = append(lines, splitLine(raw))
+	var lines []line
+	for _, block := range blocks {
+		switch {
+		case !strings.Contains(block.Text, name) && !strings.ContainsAny(block.Text, signs):
+		case hasConditions(block):
+			for _, s := range parse(block.Text) {
+				lines = append(lines, slices.DeleteFunc(s.lines, func(l line) bool { return !mayName(l.raw, name) })...)
+			}
+		default:
+			for raw := range strings.Lines(block.Text) {
+				if mayName(raw, name) {
+					lines = append(lines, splitLine(raw))
+				}
 			}
 		}
 	}
 	return lines
+}
+
+// hasConditions tells whether a block may have conditional lines.
+func hasConditions(b render.Block) bool { return strings.Contains(b.Text, ".if") }
+
+// mayName tells whether a line may name a file.
+func mayName(raw, name string) bool {
+	return strings.Contains(raw, name) || strings.ContainsAny(raw, signs) && loads.MatchString(raw)
 }
 
 // read takes one statement.
