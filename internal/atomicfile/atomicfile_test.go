@@ -10,8 +10,8 @@ import (
 
 func TestWriteReplaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	for _, text := range []string{"first", "second, longer", "3"} {
-		if err := Write(path, 0o640, put(text)); err != nil {
+	for i, text := range []string{"first", "second, longer", "3", "fourth", "5"} {
+		if err := []func(string, os.FileMode, func(io.Writer) error) error{Write, Note}[i%2](path, 0o640, put(text)); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, path); got != text {

@@ -88,8 +88,9 @@ func readStarts(path string) starts {
 	return s
 }
 
+// write leaves the note. A host that lost its power is another one: what ended HAProxy before may be gone.
 func (s starts) write(path string) error {
-	return atomicfile.Write(startsName(path), 0o644, func(w io.Writer) error { return json.NewEncoder(w).Encode(s) })
+	return atomicfile.Note(startsName(path), 0o644, func(w io.Writer) error { return json.NewEncoder(w).Encode(s) })
 }
 
 // started forgets the starts: HAProxy answers, or another text takes the place of the one that was counted.

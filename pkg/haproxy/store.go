@@ -286,7 +286,8 @@ type applied struct {
 // hash is in it is surely one of ours.
 func (s store) note() string { return filepath.Join(cmp.Or(s.work, s.dir()), appliedName) }
 
-// writeApplied notes that the worker runs the files, which are the ones on disk.
+// writeApplied notes that the worker runs the files, which are the ones on disk. No worker outlives a power
+// loss, so the note need not either.
 func (s store) writeApplied(files render.Files, w Worker, leaving map[string]*departure) error {
 	a := applied{Hash: textHash(files), Files: []string{}, Worker: w, Leaving: leaving}
 	for _, f := range files[1:] {
@@ -295,7 +296,7 @@ func (s store) writeApplied(files render.Files, w Worker, leaving map[string]*de
 	if err := s.makeWork(); err != nil {
 		return err
 	}
-	return atomicfile.Write(s.note(), 0o644, func(out io.Writer) error {
+	return atomicfile.Note(s.note(), 0o644, func(out io.Writer) error {
 		return json.NewEncoder(out).Encode(a)
 	})
 }
