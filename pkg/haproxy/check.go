@@ -21,6 +21,9 @@ const (
 	// checkLimit bounds HAProxy's own check of a file. While the driver waits for one, changes of servers
 	// wait as well.
 	checkLimit = 30 * time.Second
+	// fileLimit is what each file beside the configuration adds to the time that HAProxy has: a certificate
+	// takes 2.6 a millisecond, and ten where others keep the machine busy.
+	fileLimit = 10 * time.Millisecond
 	// versionLimit bounds HAProxy's word on its version.
 	versionLimit = 5 * time.Second
 	// pipeLimit is how long a program's end may be waited for when only its children have its output.
@@ -110,12 +113,15 @@ func linesIn(words, path string) (lines []int) {
 // errHangs says that HAProxy's program was given up.
 var errHangs = errors.New("it does not come to an end")
 
+// patience is how long HAProxy may take to read a configuration and so many files beside it.
+func patience(least time.Duration, files int) time.Duration {
+	return least + time.Duration(files)*fileLimit
+}
+
 // check lets HAProxy judge the configuration at path, whose relative names are looked up in its own
-// directory. Any alert is a refusal, for some versions exit with 0 after one. In the reason the
+// directory, until ctx ends. Any alert is a refusal, for some versions exit with 0 after one. In the reason the
 // paths are those of the file that will be live.
 func check(ctx context.Context, bin, path, live string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, checkLimit, errHangs)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, "-c", "-f", path) // the operator names the program
 	cmd.Dir, cmd.WaitDelay = filepath.Dir(path), pipeLimit
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what it starts ends with it

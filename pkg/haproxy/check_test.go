@@ -2,14 +2,17 @@ package haproxy
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sidekick-proxy/sidekick/internal/haproxytest"
+	"github.com/sidekick-proxy/sidekick/pkg/render"
 )
 
 // TestChecksCPU: what a check costs is what it takes of a processor, not how long it waits for one.
@@ -49,6 +52,26 @@ func TestOneFaultIsToldOnce(t *testing.T) {
 		for words, want := range map[string]int{"keyword 'nonsense'": 1, "folly": 1, "keyword 'other'": 1, ".cfg:7]": 1, "(and at 2 more places)": 2} {
 			if got := strings.Count(refused.Words, words); got != want {
 				t.Errorf("%q is told %d times, want %d: %s", words, got, want, refused.Words)
+			}
+		}
+	})
+}
+
+// TestPatienceGrowsWithFiles: HAProxy has more time for more files, so that thousands of certificates are not
+// taken for a check that hangs.
+func TestPatienceGrowsWithFiles(t *testing.T) {
+	haproxytest.Each(t, func(t haproxytest.T) {
+		s := store{path: filepath.Join(t.TempDir(), "haproxy.cfg"), work: t.TempDir()}
+		few := files(MinimalConfig(configFor(t, t.Bin)))
+		many := slices.Clone(few)
+		for i := range 1000 {
+			many = append(many, file(fmt.Sprintf("%d.map", i), ""))
+		}
+		for _, set := range []render.Files{few, many} {
+			c, err := s.stage(set)
+			plant(t, err)
+			if err := c.check(t.Context(), t.Bin, 0); errors.Is(err, errHangs) != (len(set) == 1) {
+				t.Errorf("%d files and no time besides: got %v", len(set), err)
 			}
 		}
 	})

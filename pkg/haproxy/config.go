@@ -171,7 +171,10 @@ func (c Config) startable(ctx context.Context, s store) error {
 	if err := permitted(files, os.Geteuid()); err != nil {
 		return err
 	}
-	if err := check(ctx, c.Bin, c.Path, c.Path); err != nil {
+	names, _ := s.present(nil) // unknown is like none
+	limited, cancel := context.WithTimeoutCause(ctx, patience(checkLimit, len(names)), errHangs)
+	defer cancel()
+	if err := check(limited, c.Bin, c.Path, c.Path); err != nil {
 		return err
 	}
 	if c.Managed || len(Answering(ctx, c)) > 0 { // the supervisor sees the end; one that runs has the addresses

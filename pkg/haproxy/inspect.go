@@ -16,7 +16,7 @@ func Check(ctx context.Context, bin, runtimeSocket string, files render.Files) e
 		return err
 	}
 	defer candidate.discard() //nolint:errcheck // a directory of temporary files
-	if err := candidate.check(ctx, bin); err != nil {
+	if err := candidate.check(ctx, bin, checkLimit); err != nil {
 		return err
 	}
 	return drivable(files, runtimeSocket, false)

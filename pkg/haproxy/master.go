@@ -108,11 +108,13 @@ const pollEvery = 10 * time.Millisecond
 // errReloadFailed says that the master tried to load the new text and could not.
 var errReloadFailed = errors.New("the master reports a failed reload")
 
-// reload makes the master load the text on disk and returns the new worker's process id. It must not
-// run twice at once: HAProxy 2.6 loses a reload that comes while another one goes on. On
+// reload makes the master load the text on disk, before ctx ends, and returns the new worker's process id.
+// It must not run twice at once: HAProxy 2.6 loses a reload that comes while another one goes on. On
 // errReloadFailed words is what the master itself tells about it, which 2.6 does not.
 func (m masterCLI) reload(ctx context.Context) (worker int, words string, err error) {
-	before, err := m.settled(ctx, masterLimit, nil, func(processes) bool { return true })
+	limited, cancel := context.WithTimeout(ctx, masterLimit)
+	defer cancel()
+	before, err := m.settled(limited, nil, func(processes) bool { return true })
 	if err != nil {
 		return 0, "", err
 	}
@@ -124,7 +126,7 @@ func (m masterCLI) reload(ctx context.Context) (worker int, words string, err er
 		if rest, failed := strings.CutPrefix(answer, "Success=0"); failed && err == nil {
 			return 0, strings.Join(alertsOf(rest), "; "), errReloadFailed
 		}
-		p, err := m.settled(ctx, reloadLimit, &before, func(p processes) bool {
+		p, err := m.settled(ctx, &before, func(p processes) bool {
 			return p.reloads > before.reloads && (p.failed > 0 || p.current() != 0)
 		})
 		switch {
@@ -157,9 +159,7 @@ var errOtherMaster = errors.New("another master answers than the one that was as
 
 // settled waits for processes as they are wanted. While it executes itself anew, the master refuses
 // and resets connections. A command was sent if before, the processes then, is not nil.
-func (m masterCLI) settled(ctx context.Context, limit time.Duration, before *processes, ok func(processes) bool) (processes, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+func (m masterCLI) settled(ctx context.Context, before *processes, ok func(processes) bool) (processes, error) {
 	lost := time.Now().Add(lostAfter)
 	for {
 		now := m.seat() // first, so that the answer is not from before it

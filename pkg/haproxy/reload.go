@@ -160,16 +160,12 @@ func (d *Driver) Judge(ctx context.Context, files render.Files) error {
 		return err
 	}
 	defer c.discard() //nolint:errcheck // tidied at the next start
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.checkLimit, errHangs)
-	defer cancel()
-	return c.check(ctx, d.cfg.Bin)
+	return c.check(ctx, d.cfg.Bin, d.cfg.checkLimit)
 }
 
 // judge asks HAProxy's own check. If a foreign version runs, its master has the last word.
 func (d *Driver) judge(ctx context.Context, c candidate, foreign bool) error {
-	limited, cancel := context.WithTimeoutCause(ctx, d.cfg.checkLimit, errHangs)
-	defer cancel()
-	err := c.check(limited, d.cfg.Bin)
+	err := c.check(ctx, d.cfg.Bin, d.cfg.checkLimit)
 	if errors.Is(err, errHangs) {
 		return &Refused{Stage: StageCheck, Words: err.Error(), slow: true}
 	}
@@ -217,7 +213,7 @@ func (d *Driver) load(ctx context.Context, c candidate) error {
 		d.holds(held)
 		return fmt.Errorf("reload: %w", err)
 	}
-	ctx, cancel := grace(ctx, finishLimit, reloadLimit)
+	ctx, cancel := grace(ctx, finishLimit, patience(reloadLimit, len(c.files)-1))
 	defer cancel()
 	defer d.carryStates(ctx, c.files)()
 	words, err := d.exchange(ctx, c, former)

@@ -128,8 +128,10 @@ type candidate struct {
 	proxies func() map[string]*proxy
 }
 
-// check lets HAProxy judge the candidate.
-func (c candidate) check(ctx context.Context, bin string) error {
+// check lets HAProxy judge the candidate, for so long and some more for each file.
+func (c candidate) check(ctx context.Context, bin string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience(limit, len(c.files)-1), errHangs)
+	defer cancel()
 	return check(ctx, bin, c.store.at(c.dir, ""), c.store.path)
 }
 
