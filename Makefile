@@ -91,7 +91,7 @@ once:
 
 bench: build ## how fast, beside a hand-made lower bound, with HAProxy 2.6 and 3.0 (BENCH="-only driver,burst …")
 	@go run ./bench -haproxy haproxy:$$(scripts/images)/haproxy-3.0 $(BENCH)
-	@go test ./pkg/haproxy ./pkg/render ./pkg/docker -run '^$$' -bench 'Plan|Render|Events|Relist' -benchtime 0.5s
+	@go test ./pkg/haproxy ./pkg/render ./pkg/docker -run '^$$' -bench 'Plan|Place|Render|Events|Relist' -benchtime 0.5s
 	@go test ./pkg/register -run '^$$' -bench Checks -benchtime 10x
 	@go test ./e2e/histories -run '^$$' -bench . -benchtime 100x
 
