@@ -94,6 +94,33 @@ func TestUnchangedFilesAreShared(t *testing.T) {
 	}
 }
 
+// TestSharedFilesFollowTheGroup: when the directory that agent and HAProxy have in common gets another group, so
+// do the files with secrets, which are shared again after that.
+func TestSharedFilesFollowTheGroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("left out: only root can give a directory away")
+	}
+	s := store{path: filepath.Join(t.TempDir(), "haproxy.cfg")}
+	secret := file("a.pem", "PRIVATE KEY----- A")
+	var former os.FileInfo
+	for i, step := range []struct {
+		group  int
+		shared bool
+	}{{group: sharedGroup}, {group: sharedGroup, shared: true}, {group: sharedGroup + 1}, {group: sharedGroup + 1, shared: true}} {
+		plant(t, os.Chown(s.dir(), 0, step.group), os.Chmod(s.dir(), os.ModeSetgid|0o770))
+		plant(t, candidate{store: s, files: append(files(fmt.Sprint(i)), secret)}.swap())
+		now, err := os.Stat(s.at(s.dir(), "a.pem"))
+		plant(t, err)
+		if got := int(now.Sys().(*syscall.Stat_t).Gid); got != step.group || now.Mode() != secretMode {
+			t.Errorf("step %d: got mode %v of group %d, want %d", i, now.Mode(), got, step.group)
+		}
+		if got := former != nil && os.SameFile(former, now); got != step.shared {
+			t.Errorf("step %d: shared: %v, want %v", i, got, step.shared)
+		}
+		former = now
+	}
+}
+
 // BenchmarkPlace is what it takes to put a set with 1,000 certificates in force: the first one, and one of
 // which one certificate differs. Beside it, in turns, the least by hand.
 func BenchmarkPlace(b *testing.B) {
