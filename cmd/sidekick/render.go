@@ -81,6 +81,7 @@ func (s *settings) render(cmd *cobra.Command, o renderOptions) error {
 	if err != nil {
 		return refusedError{err}
 	}
+	s.warnOfSlips(cmd.ErrOrStderr(), renderer)
 	in, err := s.inputOf(catalog)
 	if err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), "left out:", oneLine(err.Error())+keptByAgent)

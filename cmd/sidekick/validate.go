@@ -34,7 +34,9 @@ func validateCommand() *cobra.Command {
 				return refusedError{err}
 			}
 			if len(files) == 0 {
-				s.warnOfSlips(cmd.ErrOrStderr())
+				if renderer, err := s.newRenderer(); err == nil { // validateAll has refused a bad one
+					s.warnOfSlips(cmd.ErrOrStderr(), renderer)
+				}
 				fmt.Fprintln(cmd.OutOrStdout(), "settings and template are valid")
 				return nil
 			}
@@ -89,8 +91,8 @@ func (s *settings) validateTemplate() error {
 		return err
 	}
 	source := &docker.Source{Node: s.node, Advertise: exampleAddress}
-	web := source.Describe(&docker.Plan{Name: "web", Labels: map[string]string{"sidekick.port": "80", "sidekick.host": "web.example.com"}, Networks: onlyBridge})
-	stream := source.Describe(&docker.Plan{Name: "stream", Labels: map[string]string{"sidekick.port": "81", "sidekick.mode": "tcp", "sidekick.listen": "1024"}, Networks: onlyBridge})
+	web := source.Describe(&docker.Plan{Name: "example-http", Labels: map[string]string{"sidekick.port": "80", "sidekick.host": "web.example.com"}, Networks: onlyBridge})
+	stream := source.Describe(&docker.Plan{Name: "example-tcp", Labels: map[string]string{"sidekick.port": "81", "sidekick.mode": "tcp", "sidekick.listen": "1024"}, Networks: onlyBridge})
 	catalog, err := catalogOf(append(web.Prospects, stream.Prospects...))
 	if err != nil {
 		return err
@@ -101,11 +103,7 @@ func (s *settings) validateTemplate() error {
 }
 
 // warnOfSlips tells of names of --set that may be slips of the pen.
-func (s *settings) warnOfSlips(w io.Writer) {
-	renderer, err := s.newRenderer()
-	if err != nil {
-		return // the template was refused before
-	}
+func (s *settings) warnOfSlips(w io.Writer, renderer *render.Renderer) {
 	for _, slip := range renderer.Slips(s.set) {
 		fmt.Fprintln(w, "warning: "+slip)
 	}

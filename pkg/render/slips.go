@@ -20,7 +20,7 @@ func (r *Renderer) Slips(set map[string]string) (slips []string) {
 	}
 	for _, name := range freeValues(set) {
 		if known := choiceLike(name); known != "" && !read[name] {
-			slips = append(slips, fmt.Sprintf("--set %.40q is none of those that the model knows, and the template does not read it: did you mean %s?", name, known))
+			slips = append(slips, fmt.Sprintf("--set %.40q: neither Sidekick nor the template reads it: did you mean %s?", name, known))
 		}
 	}
 	return slips

@@ -11,7 +11,7 @@ import (
 func TestSlips(t *testing.T) {
 	for name, tt := range map[string]struct{ set, template, want string }{
 		"known":                    {"access-log", "", ""},
-		"a letter less":            {"acces-log", "", `--set "acces-log" is none of those that the model knows, and the template does not read it: did you mean access-log?`},
+		"a letter less":            {"acces-log", "", `--set "acces-log": neither Sidekick nor the template reads it: did you mean access-log?`},
 		"as variables are written": {"AUTH_DIR", "", "did you mean auth-dir?"},
 		"another number":           {"trusted-proxy", "", "did you mean trusted-proxies?"},
 		"like none":                {"team", "", ""},
