@@ -93,7 +93,7 @@ func TestSiteFiles(t *testing.T) {
 		}
 		asksWho()
 		s.rejects(2, "own.pem: there is no private key in it", "ca.pem: it does not exist: put it where the agent runs")
-		s.check(s.says("shop", "its instances get nothing while"))
+		s.check(s.says("shop", "its instances get nothing until"))
 		if got := s.ask(shop); got.status != http.StatusServiceUnavailable {
 			s.Errorf("without certificates: got %+v, want 503", got)
 		}

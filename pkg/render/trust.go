@@ -8,7 +8,7 @@ import (
 // ServerFile is what there is of the file of --set server-ca or server-cert.
 type ServerFile struct {
 	Text string // as HAProxy is given it; a secret, if it has a key
-	Why  string // why there is none, with the mend; empty if there is
+	Why  string // its path, and why there is none, with the mend; empty if there is
 }
 
 // Files beside the configuration that are about servers.
@@ -36,7 +36,7 @@ func newTrust(ca, cert ServerFile, c Choices) *trust {
 		t.files, t.certFile = append(t.files, fileOf(serverCertFile, cert.Text)), serverCertFile
 	}
 	if why := sentences(ca.lacking("server-ca", c.ServerCA), cert.lacking("server-cert", c.ServerCert)); why != "" {
-		t.lacking = "sidekick.tls=server: its instances get nothing while there is not what --set wants for them: " + why
+		t.lacking = "sidekick.tls=server: its instances get nothing until this is mended: " + why
 	}
 	return t
 }
@@ -46,7 +46,7 @@ func (f ServerFile) lacking(name, path string) string {
 	if path == "" || f.Text != "" {
 		return ""
 	}
-	return fmt.Sprintf("--set %s=%s: %s", name, path, cmp.Or(f.Why, "it is not read yet"))
+	return fmt.Sprintf("--set %s: %s", name, cmp.Or(f.Why, path+": it is not read yet"))
 }
 
 // decideTrust takes in the files about servers: services that need them may be served now, or not any more.

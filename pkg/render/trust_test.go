@@ -42,12 +42,12 @@ func TestServersWithoutTrust(t *testing.T) {
 		"instances/n/b": `{"service":"plain","address":"10.0.0.2","port":80,"hosts":["b.test"]}`,
 	})
 	r := builtin(t, trustSettings())
-	in := Input{Catalog: catalog, ServerCA: ServerFile{Why: "it is broken"}, ServerCert: ServerFile{Text: "own\n"}}
+	in := Input{Catalog: catalog, ServerCA: ServerFile{Why: "/tls/ca.pem: it is broken"}, ServerCert: ServerFile{Text: "own\n"}}
 	files, before, err := r.Render(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const why = "sidekick.tls=server: its instances get nothing while there is not what --set wants for them: --set server-ca=/tls/ca.pem: it is broken"
+	const why = "sidekick.tls=server: its instances get nothing until this is mended: --set server-ca: /tls/ca.pem: it is broken"
 	plain, closed := before.Services[0], before.Services[1]
 	if closed.Closed != why || closed.Why != why || len(closed.Servers) > 0 || closed.Upstream != (Upstream{}) || closed.Instances[0].Routed || closed.Instances[0].Why != why {
 		t.Errorf("got %+v, want it closed and without servers", closed)
@@ -85,7 +85,7 @@ func TestServersWithoutTrust(t *testing.T) {
 		t.Errorf("other certificates changed the service, %v", err)
 	}
 	in.ServerCert = ServerFile{}
-	if _, read, err := r.Render(in); err != nil || !strings.HasSuffix(read.Services[1].Why, "--set server-cert=own.pem: it is not read yet") || read.ServerCertFile != "" {
+	if _, read, err := r.Render(in); err != nil || !strings.HasSuffix(read.Services[1].Why, "--set server-cert: own.pem: it is not read yet") || read.ServerCertFile != "" {
 		t.Errorf("without a certificate: got %+v, %v", read.Services[1], err)
 	}
 }
