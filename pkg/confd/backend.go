@@ -24,7 +24,7 @@ func (b Backend) check() error {
 	case !slices.Contains([]string{"", "etcd", "etcdv3", "env", "file"}, b.Name):
 		return fmt.Errorf("backend %s: keys come from etcd by its v3 API, from the environment, or from files: give etcdv3, env or file", b.Name)
 	case b.Name == "file" && len(b.Files) == 0:
-		return errors.New("backend file: it has none: name a file in YAML or JSON, or a directory of such, as file")
+		return errors.New("backend file: no file is named: give YAML or JSON files, or directories of such, by file")
 	case err != nil:
 		return fmt.Errorf("filter %q: %w", b.Filter, err)
 	}

@@ -110,7 +110,7 @@ func TestParseLineFaults(t *testing.T) {
 	}
 	for _, tt := range []struct{ args, environ, want string }{
 		{"-backend consul", "", "-backend consul: keys come from etcd by its v3 API, from the environment, or from files: give etcdv3, env or file"},
-		{"-backend file", "", "-backend file: it has none: name a file"},
+		{"-backend file", "", "-backend file: no file is named: give YAML or JSON files"},
 		{"file --file a --filter [", "", "-filter \"[\": "},
 		{"-failure-mode never -log-format xml", "", "-failure-mode never: must be best-effort or fail-fast\n-log-format xml: must be text or json"},
 		{"etcd --metrics-addr :9100", "", "-metrics-addr: metrics are the agent's"},

@@ -88,7 +88,7 @@ func TestParseResourceFaults(t *testing.T) {
 		"no time":          {good + "check_cmd_timeout = \"soon\"\n", "conf.d/a.toml: "},
 		"a negative time":  {good + "reload_cmd_timeout = \"-1s\"\n", "a time is not negative"},
 		"another backend":  {good + "[backend]\nbackend = \"vault\"\n", "conf.d/a.toml: backend vault: keys come from etcd"},
-		"no files":         {good + "[backend]\nbackend = \"file\"\n", "backend file: it has none"},
+		"no files":         {good + "[backend]\nbackend = \"file\"\n", "backend file: no file is named"},
 		"a bad filter":     {good + "[backend]\nbackend = \"file\"\nfile = [\"a\"]\nfilter = \"[\"\n", "filter \"[\": syntax error"},
 		"another format":   {good + "output_format = \"ini\"\n", "output_format \"ini\": want json"},
 		"a separator":      {"[template]\nkeys = [\n\"/a\"\n\"/b\"\n]\n", "conf.d/a.toml: line 4"},

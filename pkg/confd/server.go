@@ -311,7 +311,7 @@ func (d *director) note(name string, what []string) {
 func (s *Server) logNotes(name string, what []string) {
 	if len(what) > 0 {
 		s.Log.WithFields(logrus.Fields{"file": name, "keys": strings.Join(what, ", ")}).
-			Warn("these have no meaning here; docs/confd.md says what takes their place")
+			Warn("nothing acts on these keys; docs/confd.md lists those that count")
 	}
 }
 
