@@ -2,6 +2,7 @@ package confd
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -58,7 +59,7 @@ func (f *folder) look(more []string) (*snapshot, error) {
 	conf, err := walk(filepath.Join(f.dir, "conf.d"), levels)
 	if err != nil {
 		f.seen = last
-		return nil, err
+		return nil, fmt.Errorf("%w: resource files lie in conf.d, templates in templates beside it", err)
 	}
 	for _, path := range conf {
 		if !strings.HasSuffix(path, "toml") { // as confd says it: *toml

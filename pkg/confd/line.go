@@ -242,6 +242,11 @@ func (a *arguments) check() error {
 	if !slices.Contains([]string{"http", "https"}, a.Scheme) {
 		errs = append(errs, fmt.Errorf("-scheme %s: must be http or https", a.Scheme))
 	}
+	for _, node := range a.Nodes {
+		if scheme, _, has := strings.Cut(node, "://"); has && !slices.Contains([]string{"http", "https", "unix"}, scheme) {
+			errs = append(errs, fmt.Errorf("-node %s: must be HOST:PORT, http://HOST:PORT or https://HOST:PORT", node))
+		}
+	}
 	if a.Interval <= 0 {
 		errs = append(errs, fmt.Errorf("-interval %d: must be a number of seconds", a.Interval))
 	}

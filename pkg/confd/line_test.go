@@ -118,6 +118,7 @@ func TestParseLineFaults(t *testing.T) {
 		{"etcd --systemd-notify --watch", "", "systemd-notify: nobody is notified: let the unit have Type=exec"},
 		{"vault --node http://v:8200", "", "-backend vault: "},
 		{"-interval 0 -log-level loud -scheme ftp -basic-auth", "", "-scheme ftp: must be http or https\n-interval 0: must be a number of seconds\n-log-level loud: must be debug, info, warn or error\n-basic-auth: give -username and -password as well"},
+		{"-node ftp://h:1", "", "-node ftp://h:1: must be HOST:PORT, http://HOST:PORT or https://HOST:PORT"},
 		{"-no-such x", "", "flag provided but not defined: -no-such"},
 		{"-interval soon", "", "invalid value \"soon\" for flag -interval"},
 		{"", "CONFD_INTERVAL=soon", "environment variable CONFD_INTERVAL: "},
