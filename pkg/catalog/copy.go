@@ -1,11 +1,9 @@
 package catalog
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,11 +21,17 @@ const copyVersion = 1
 // copyFile is the format of the copy on disk. The sum is over the catalog's bytes as they stand in
 // the file.
 type copyFile struct {
-	Version int             `json:"version"`
-	Saved   time.Time       `json:"saved"`
-	Source  string          `json:"source"`
-	SHA256  string          `json:"sha256"`
+	copyHead
+
 	Catalog json.RawMessage `json:"catalog"`
+	SHA256  string          `json:"sha256"`
+}
+
+// copyHead is what stands before the catalog.
+type copyHead struct {
+	Version int       `json:"version"`
+	Saved   time.Time `json:"saved"`
+	Source  string    `json:"source"`
 }
 
 // save writes the newest catalog to disk, at most once a second, and less often if the catalog is so
@@ -78,7 +82,6 @@ type keeper struct {
 	due     bool      // the copy is to be written
 	saved   time.Time // the age of the copy
 	failing bool
-	encoder service.Encoder
 }
 
 // drain takes what comes in until ctx is cancelled.
@@ -122,7 +125,7 @@ func (v *View) confirmed() time.Time {
 // keepCopy writes the copy and tells whether it could.
 func (v *View) keepCopy(k *keeper) bool {
 	at := v.confirmed()
-	if !v.saved(v.write(k, at), &k.failing) {
+	if !v.saved(writeCopy(v.CachePath, v.Source, k.newest, at), &k.failing) {
 		return false
 	}
 	k.due, k.saved = false, at
@@ -142,29 +145,18 @@ func (v *View) saved(err error, failing *bool) bool {
 	return err == nil
 }
 
-func (v *View) write(k *keeper, at time.Time) error {
-	parts, err := k.encoder.Encode(k.newest)
-	if err != nil {
-		return fmt.Errorf("keep the catalog on disk: %w", err)
-	}
-	return writeCopy(v.CachePath, v.Source, parts, at)
-}
-
-// writeCopy writes a catalog that comes in parts, which together may be large.
-func writeCopy(path, source string, catalog [][]byte, at time.Time) error {
-	head, err := json.Marshal(copyFile{Version: copyVersion, Saved: at.UTC(), Source: source, SHA256: sum(catalog...)})
+// writeCopy writes a catalog, which may be large, as it is encoded. So its sum comes behind it.
+func writeCopy(path, source string, c *service.Catalog, at time.Time) error {
+	head, err := json.Marshal(copyHead{Version: copyVersion, Saved: at.UTC(), Source: source})
 	if err != nil {
 		return fmt.Errorf("keep the catalog on disk: %w", err)
 	}
 	return atomicfile.Write(path, 0o600, func(w io.Writer) error {
-		buffered := bufio.NewWriterSize(w, 1<<16)
-		// The catalog takes the place of the "null" at the end, as it is: marshalling would escape it anew.
-		buffered.Write(bytes.TrimSuffix(head, []byte("null}"))) //nolint:errcheck // Flush tells of it
-		for _, part := range catalog {
-			buffered.Write(part) //nolint:errcheck // Flush tells of it
-		}
-		buffered.WriteString("}\n") //nolint:errcheck // Flush tells of it
-		return buffered.Flush()
+		sum := sha256.New()
+		_, before := fmt.Fprintf(w, `%s,"catalog":`, bytes.TrimSuffix(head, []byte("}")))
+		err := c.Encode(io.MultiWriter(w, sum))
+		_, after := fmt.Fprintf(w, `,"sha256":"%x"}`+"\n", sum.Sum(nil))
+		return errors.Join(before, err, after)
 	})
 }
 
@@ -189,7 +181,7 @@ func readCopy(path, source string, maxAge time.Duration, now time.Time) (*servic
 	switch {
 	case f.Version != copyVersion:
 		return refuse("its format is version %d, this program knows %d", f.Version, copyVersion)
-	case f.SHA256 != sum(f.Catalog):
+	case f.SHA256 != fmt.Sprintf("%x", sha256.Sum256(f.Catalog)):
 		return refuse("it is damaged: its checksum does not match")
 	case f.Source != source:
 		return refuse("it is of %q, not of %q", f.Source, source)
@@ -201,12 +193,4 @@ func readCopy(path, source string, maxAge time.Duration, now time.Time) (*servic
 		return refuse("%w", err)
 	}
 	return c, f.Saved, nil
-}
-
-func sum(parts ...[]byte) string {
-	h := sha256.New()
-	for _, part := range parts {
-		h.Write(part)
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }

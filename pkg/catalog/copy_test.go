@@ -18,7 +18,7 @@ import (
 func goodCopy(t *testing.T, dir string, now time.Time) []byte {
 	t.Helper()
 	good := filepath.Join(dir, "good")
-	if err := (&View{CachePath: good, Source: prefix}).write(&keeper{newest: newRegistry(t).with("web")}, now); err != nil {
+	if err := writeCopy(good, prefix, newRegistry(t).with("web"), now); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(good)
@@ -32,12 +32,15 @@ func TestCopyIsRefusedWithAReason(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	b := goodCopy(t, dir, now)
+	catalog, sum, _ := strings.Cut(strings.TrimSuffix(string(b), "}\n"), `,"sha256":`)
+	head, catalog, _ := strings.Cut(catalog, `"catalog":`)
 	tests := []struct {
 		name, content, source string
 		at                    time.Time
 		want                  string
 	}{
 		{"good", string(b), prefix, now.Add(time.Hour), ""},
+		{"of an earlier agent", head + `"sha256":` + sum + `,"catalog":` + catalog + "}\n", prefix, now.Add(time.Hour), ""},
 		{"other source", string(b), "/other", now, `of "/sidekick", not of "/other"`},
 		{"too old", string(b), prefix, now.Add(25 * time.Hour), "25h0m0s old"},
 		{"cut short", string(b[:len(b)/2]), prefix, now, "damaged"},
@@ -85,7 +88,7 @@ func TestCopyHoldsWhatTheCatalogHeld(t *testing.T) {
 	b.Put(i.Key(prefix), v)
 	b.Put(service.NodeKey(prefix, "a"), nv)
 	want := b.Catalog(7)
-	if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: want}, time.Now()); err != nil {
+	if err := writeCopy(path, prefix, want, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	got, _, err := readCopy(path, prefix, 0, time.Now())

@@ -292,7 +292,7 @@ func TestColdStartServesTheCopy(t *testing.T) { // P4, F3
 func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: newRegistry(t).with("old")}, time.Now()); err != nil {
+		if err := writeCopy(path, prefix, newRegistry(t).with("old"), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		r := run(t, &View{CachePath: path, Source: prefix})
@@ -310,7 +310,7 @@ func TestLiveCatalogComesBeforeTheCopy(t *testing.T) {
 func TestServicesOfTheCopyAreKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: newRegistry(t).with("a", "own")}, time.Now()); err != nil {
+		if err := writeCopy(path, prefix, newRegistry(t).with("a", "own"), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		reg := newRegistry(t)
@@ -366,7 +366,7 @@ func TestEmptyServicesOutliveARestart(t *testing.T) {
 func TestLiveCatalogIsPassedThoughItEqualsTheCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.json")
 	synctest.Test(t, func(t *testing.T) {
-		if err := (&View{CachePath: path, Source: prefix}).write(&keeper{newest: newRegistry(t).with("a")}, time.Now()); err != nil {
+		if err := writeCopy(path, prefix, newRegistry(t).with("a"), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		r := run(t, &View{CachePath: path, Source: prefix})

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -144,28 +145,37 @@ func (i *Instance) Encode() ([]byte, error) {
 // marshal writes the value as it is. That of an instance which was read may be longer than it was
 // in the registry, because it names the defaults.
 func (i *Instance) marshal() ([]byte, error) {
-	v := value{
-		Service: i.Service, Address: i.Address.Unmap().String(), Port: int(i.Port),
-		State: i.State, Weight: &i.Weight, Mode: i.Mode, Hosts: i.Hosts, Path: i.Path,
-		Listen: int(i.Listen), Scope: i.Scope, Container: i.Container, Name: i.Name, Zone: i.Zone,
-		Started: i.Started.UTC(), Options: i.Options, Tags: i.Tags, Meta: i.Meta,
-	}
-	b, err := marshal(v)
+	b, err := marshal(i.value())
 	if err != nil {
 		return nil, fmt.Errorf("instance %s/%s: %w", i.Node, i.ID, err)
 	}
 	return b, nil
 }
 
+// value is the instance in the form of its JSON.
+func (i *Instance) value() *value {
+	return &value{
+		Service: i.Service, Address: i.Address.Unmap().String(), Port: int(i.Port),
+		State: i.State, Weight: &i.Weight, Mode: i.Mode, Hosts: i.Hosts, Path: i.Path,
+		Listen: int(i.Listen), Scope: i.Scope, Container: i.Container, Name: i.Name, Zone: i.Zone,
+		Started: i.Started.UTC(), Options: i.Options, Tags: i.Tags, Meta: i.Meta,
+	}
+}
+
 // marshal writes JSON without HTML escapes and without a newline at its end.
 func marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	if err := newEncoder(&b).Encode(v); err != nil {
 		return nil, err
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// newEncoder writes JSON without HTML escapes, and a newline behind each value.
+func newEncoder(w io.Writer) *json.Encoder {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc
 }
 
 // DecodeInstance reads the value of the instance of that node and id. Unknown fields are ignored;

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"strings"
@@ -332,11 +333,11 @@ func TestSuspectsInFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		parts, err := new(Encoder).Encode(tt.c)
-		if err != nil {
+		var text bytes.Buffer
+		if err := tt.c.Encode(&text); err != nil {
 			t.Fatal(err)
 		}
-		encoded, err := readFile(slices.Concat(parts...))
+		encoded, err := readFile(text.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}

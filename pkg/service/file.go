@@ -1,10 +1,13 @@
 package service
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 )
@@ -56,81 +59,85 @@ func (c *Catalog) File() (*File, error) {
 	return f, nil
 }
 
-// Encoder writes catalogs as a [File] is written, one after another. It remembers the texts of
-// services, so that the next catalog costs what changed in it. Its zero value is ready.
-type Encoder struct {
-	prefix string
-	known  map[*Service]serviceItems
-}
-
-// serviceItems are the instances of a service as they stand in a File.
-type serviceItems struct {
-	text []byte
-	none bool // among the empty services
-}
-
-// Encode returns the parts of the text, which nobody may change.
-func (e *Encoder) Encode(c *Catalog) ([][]byte, error) {
-	if e.prefix != c.Prefix {
-		*e = Encoder{prefix: c.Prefix}
-	}
-	known := make(map[*Service]serviceItems, len(c.Services))
-	var items, empty [][]byte
+// Encode writes the catalog as its [File] is written, one item after another: it is never held as a whole.
+func (c *Catalog) Encode(out io.Writer) error {
+	w := newItemWriter(out, c.Prefix)
+	w.print(fmt.Sprintf(`{"revision":%d,"items":{`, c.Revision))
 	for _, n := range slices.Concat(c.Nodes, c.Doubts.absent()) {
-		b, err := n.item(c.Prefix)
-		if err != nil {
-			return nil, err
-		}
-		items = append(items, b)
+		w.item(NodeKey(c.Prefix, n.Name), n)
 	}
 	for _, o := range c.Overrides {
-		b, err := o.item(c.Prefix)
-		if err != nil {
-			return nil, err
-		}
-		items = append(items, b)
+		w.item(o.Key(c.Prefix), o.value())
 	}
+	var former []*Instance
 	for _, s := range c.Services {
-		b, ok := e.known[s]
-		if !ok {
-			var err error
-			if b, err = s.items(c.Prefix); err != nil {
-				return nil, err
-			}
+		instances, none := s.kept()
+		if none {
+			former = append(former, instances...)
+			continue
 		}
-		switch known[s] = b; {
-		case len(b.text) == 0:
-		case b.none:
-			empty = append(empty, b.text)
-		default:
-			items = append(items, b.text)
-		}
+		w.instances(instances)
 	}
-	e.known = known
-	return object(c.Revision, items, empty), nil
+	if len(former) > 0 {
+		w.open(`},"empty":{`)
+		w.instances(former)
+	}
+	w.print("}}")
+	return w.flush()
 }
 
-// object puts items into the form of a File.
-func object(revision int64, items, empty [][]byte) [][]byte {
-	parts := make([][]byte, 0, 2*(len(items)+len(empty))+3)
-	parts = append(parts, fmt.Appendf(nil, `{"revision":%d,"items":{`, revision))
-	parts = commaed(parts, items)
-	if len(empty) > 0 {
-		parts = commaed(append(parts, []byte(`},"empty":{`)), empty)
-	}
-	return append(parts, []byte("}}"))
+// itemWriter writes the items of a File. Its first error is what flush returns.
+type itemWriter struct {
+	out    *bufio.Writer
+	prefix string
+	text   bytes.Buffer // of what is written at present
+	json   *json.Encoder
+	some   bool // there is an item already
+	err    error
 }
 
-// commaed appends items with commas between them.
-func commaed(parts, items [][]byte) [][]byte {
-	for i, item := range items {
-		if i > 0 {
-			parts = append(parts, []byte{','})
-		}
-		parts = append(parts, item)
-	}
-	return parts
+func newItemWriter(out io.Writer, prefix string) *itemWriter {
+	w := &itemWriter{out: bufio.NewWriterSize(out, 32<<10), prefix: prefix}
+	w.json = newEncoder(&w.text)
+	return w
 }
+
+// print writes what stands between items.
+func (w *itemWriter) print(text string) { w.out.WriteString(text) } //nolint:errcheck // Flush tells of it
+
+// open begins other items.
+func (w *itemWriter) open(text string) {
+	w.print(text)
+	w.some = false
+}
+
+func (w *itemWriter) instances(all []*Instance) {
+	for _, i := range all {
+		w.item(i.Key(w.prefix), i.value())
+	}
+}
+
+// item writes one key with its value.
+func (w *itemWriter) item(key string, value any) {
+	if w.some {
+		w.print(",")
+	}
+	w.some = true
+	w.encode(key, key)
+	w.print(":")
+	w.encode(key, value)
+}
+
+// encode writes JSON of what has that key.
+func (w *itemWriter) encode(key string, v any) {
+	w.text.Reset()
+	if err := w.json.Encode(v); err != nil && w.err == nil {
+		w.err = fmt.Errorf("key %s: %w", printKey(key), err)
+	}
+	w.out.Write(bytes.TrimSuffix(w.text.Bytes(), []byte("\n"))) //nolint:errcheck // Flush tells of it
+}
+
+func (w *itemWriter) flush() error { return cmp.Or(w.err, w.out.Flush()) }
 
 // kept are the instances that stand in a File for a service: its own, but for suspects that get no
 // requests, or the one that leads it if there is no other, as a service that is kept without any.
@@ -146,47 +153,6 @@ func (s *Service) kept() (instances []*Instance, none bool) {
 }
 
 func isOut(i *Instance) bool { return i.Doubt != nil && i.Doubt.Out }
-
-// items are the instances of a service as they stand in a File.
-func (s *Service) items(prefix string) (serviceItems, error) {
-	var all [][]byte
-	instances, none := s.kept()
-	for _, i := range instances {
-		value, err := i.marshal()
-		if err != nil {
-			return serviceItems{}, err
-		}
-		item, err := item(i.Key(prefix), value)
-		if err != nil {
-			return serviceItems{}, err
-		}
-		all = append(all, item)
-	}
-	return serviceItems{bytes.Join(all, []byte{','}), none}, nil
-}
-
-// item is the node as it stands in a File.
-func (n *Node) item(prefix string) ([]byte, error) {
-	value, err := n.Encode()
-	if err != nil {
-		return nil, fmt.Errorf("node %s: %w", n.Name, err)
-	}
-	return item(NodeKey(prefix, n.Name), value)
-}
-
-// item is the override as it stands in a File.
-func (o *Override) item(prefix string) ([]byte, error) {
-	value, err := o.Encode()
-	if err != nil {
-		return nil, err
-	}
-	return item(o.Key(prefix), value)
-}
-
-func item(key string, value []byte) ([]byte, error) {
-	name, err := marshal(key)
-	return slices.Concat(name, []byte{':'}, value), err
-}
 
 // Catalog returns what the file holds, under the prefix that its keys have.
 func (f *File) Catalog() *Catalog {

@@ -137,7 +137,12 @@ func (o *Override) Encode() ([]byte, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("override of %s: %w", o.Target, err)
 	}
-	return marshal(overrideValue{State: o.State, Weight: o.Weight, Until: o.Until.UTC(), By: o.By})
+	return marshal(o.value())
+}
+
+// value is the override in the form of its JSON.
+func (o *Override) value() *overrideValue {
+	return &overrideValue{State: o.State, Weight: o.Weight, Until: o.Until.UTC(), By: o.By}
 }
 
 // DecodeOverride reads what was said of the target. Unknown fields are ignored; any rule that is broken
