@@ -230,7 +230,11 @@ func (b *Builder) regroup(name string) {
 func (b *Builder) add(key string, e *entry) {
 	switch {
 	case e.instance != nil:
-		b.membersOf(e.instance).set(e.instance.sortKey(), e.instance)
+		members := b.membersOf(e.instance)
+		if other, ok := members.some(); ok {
+			e.instance.share(other)
+		}
+		members.set(e.instance.sortKey(), e.instance)
 	case e.node != nil:
 		b.nodes.set(e.node.Name, e.node)
 	case e.override != nil:

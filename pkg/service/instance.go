@@ -2,7 +2,9 @@ package service
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -73,6 +75,33 @@ type Instance struct {
 
 // Endpoint is the address and port at which proxies reach the instance.
 func (i *Instance) Endpoint() netip.AddrPort { return netip.AddrPortFrom(i.Address, i.Port) }
+
+// share takes over from another instance what both say, so that it is kept once: of one service's most is the
+// same.
+func (i *Instance) share(o *Instance) {
+	i.Service, i.Path, i.Zone = equal(i.Service, o.Service), equal(i.Path, o.Path), equal(i.Zone, o.Zone)
+	i.State, i.Mode = equal(i.State, o.State), equal(i.Mode, o.Mode)
+	if slices.Equal(i.Hosts, o.Hosts) {
+		i.Hosts = o.Hosts
+	}
+	if slices.Equal(i.Tags, o.Tags) {
+		i.Tags = o.Tags
+	}
+	if maps.Equal(i.Options, o.Options) {
+		i.Options = o.Options
+	}
+	if maps.Equal(i.Meta, o.Meta) {
+		i.Meta = o.Meta
+	}
+}
+
+// equal is the other text if both are the same.
+func equal[T ~string](text, other T) T {
+	if text == other {
+		return other
+	}
+	return text
+}
 
 // CheckKind is the way in which an instance is checked by its owner's agent.
 type CheckKind string

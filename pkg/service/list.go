@@ -36,6 +36,19 @@ func (l *list[T]) get(key string) (value T, ok bool) {
 	return value, ok
 }
 
+// some returns any of the values, if there is one, those that were set since included.
+func (l *list[T]) some() (value T, ok bool) {
+	for _, value := range l.pending {
+		if value != nil {
+			return *value, true
+		}
+	}
+	if len(l.values) > 0 {
+		return l.values[0], true
+	}
+	return value, false
+}
+
 // sorted returns the values in the order of their keys, nil if there are none. The slice belongs to
 // the caller as much as to the list: neither may change it. A nil list is empty.
 func (l *list[T]) sorted() []T {
