@@ -204,10 +204,10 @@ func TestForeignTextIsNotTakenForOurs(t *testing.T) {
 	}
 	plant(t, failed())
 	if got, certain := d.believed(later); certain {
-		t.Errorf("believed to run: %q", got)
+		t.Errorf("believed to run: %q", got[0].Text())
 	}
 	plant(t, put(d.store, files("ours")), d.store.writeApplied(files("ours"), Worker{Pid: 6}, nil), failed())
 	if got, certain := d.believed(later); !certain || got[0].Text() != "ours" {
-		t.Errorf("believed to run: %q, %v, want ours", got, certain)
+		t.Errorf("believed to run: %v, %v, want ours", got, certain)
 	}
 }

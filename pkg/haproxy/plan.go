@@ -156,11 +156,11 @@ func sameText(a, b render.File) bool {
 // sharedEnds finds the blocks that both lists begin with, up to n, and those that both end with, from
 // endA and endB.
 func sharedEnds(a, b []render.Block) (n, endA, endB int) {
-	for n < len(a) && n < len(b) && a[n].Hash == b[n].Hash {
+	for n < len(a) && n < len(b) && a[n].Equal(b[n]) {
 		n++
 	}
 	endA, endB = len(a), len(b)
-	for endA > n && endB > n && a[endA-1].Hash == b[endB-1].Hash {
+	for endA > n && endB > n && a[endA-1].Equal(b[endB-1]) {
 		endA, endB = endA-1, endB-1
 	}
 	return n, endA, endB

@@ -191,7 +191,7 @@ func (l *loaders) mayRead(files render.Files, name string) (why string) {
 func linesAbout(configuration render.File, name string) []line {
 	blocks := configuration.Blocks
 	if slices.ContainsFunc(blocks, func(b render.Block) bool { return hasConditions(b) && read(b.Text).whole }) {
-		blocks = []render.Block{{Text: configuration.Text()}}
+		blocks = []render.Block{render.NewBlock("", configuration.Text())}
 	}
 	var lines []line
 	for _, block := range blocks {

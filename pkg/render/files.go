@@ -1,6 +1,7 @@
 package render
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -21,8 +22,12 @@ type File struct {
 }
 
 // Block is a run of whole lines of a file, such as one service's backend. Blocks with equal
-// hashes have equal texts, so a reader need not look into a block that it knows.
-type Block struct {
+// hashes have equal texts, so a reader need not look into a block that it knows. [NewBlock] makes it; it is
+// a reference, for each change makes a new list of all blocks.
+type Block struct{ *run }
+
+// run is what a block says.
+type run struct {
 	Name    string // for people: "service web"
 	Service string // whose text it is; empty for what is of no service alone
 	Text    string
@@ -31,15 +36,26 @@ type Block struct {
 
 // NewBlock returns a block of that text.
 func NewBlock(name, text string) Block {
-	return Block{Name: name, Text: text, Hash: sha256.Sum256([]byte(text))}
+	return Block{&run{Name: name, Text: text, Hash: sha256.Sum256([]byte(text))}}
 }
+
+// Equal tells whether two blocks have the same text.
+func (b Block) Equal(other Block) bool { return b == other || b.Hash == other.Hash }
 
 // lines counts the lines of a block.
 func (b Block) lines() int { return strings.Count(b.Text, "\n") }
 
 // Text is the file as a whole.
 func (f File) Text() string {
+	if len(f.Blocks) == 1 {
+		return f.Blocks[0].Text
+	}
+	size := 0
+	for _, block := range f.Blocks {
+		size += len(block.Text)
+	}
 	var b strings.Builder
+	b.Grow(size)
 	for _, block := range f.Blocks {
 		b.WriteString(block.Text)
 	}
@@ -75,17 +91,27 @@ func (f File) Shown() string {
 	})
 }
 
-// WriteTo writes the file as a whole to w.
+// WriteTo writes the file as a whole to w, many blocks at a time.
 func (f File) WriteTo(w io.Writer) (int64, error) {
+	const portion = 32 << 10
+	out := bufio.NewWriterSize(w, portion)
 	var n int64
 	for _, block := range f.Blocks {
-		m, err := io.WriteString(w, block.Text)
+		m, err := out.WriteString(block.Text)
 		n += int64(m)
 		if err != nil {
-			return n, err
+			break // Flush tells of it
 		}
 	}
-	return n, nil
+	err := out.Flush()
+	return n - int64(out.Buffered()), err
+}
+
+// Equal tells whether two sets have the same texts in the same blocks.
+func (f Files) Equal(other Files) bool {
+	return slices.EqualFunc(f, other, func(a, b File) bool {
+		return a.Name == b.Name && slices.EqualFunc(a.Blocks, b.Blocks, Block.Equal)
+	})
 }
 
 // Hash tells two sets of files apart without reading them: equal hashes, equal texts in equal

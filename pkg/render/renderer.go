@@ -23,15 +23,16 @@ type Renderer struct {
 	main    *template.Template
 	files   []string // names of the additional files, sorted
 	builder builder
-	known   map[string][]*serviceText // by defined template, in the order of the last model
+	known   map[string][]serviceText // by defined template, in the order of the last model
+	spare   []serviceText            // room for the next of these
 	buffer  bytes.Buffer
 	faults  ServiceErrors // of the input at hand
 }
 
-// serviceText is what a template made of a service. Equal pointers, equal texts.
+// serviceText is what a template made of a service. Equal services, equal texts.
 type serviceText struct {
 	service *Service
-	block   Block
+	block   Block // the zero one if it has no text
 }
 
 const filePrefix = "file "
@@ -44,7 +45,7 @@ func New(name, text string, s Settings) (*Renderer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Renderer{name: name, text: text, main: main, builder: builder{settings: s}, known: map[string][]*serviceText{}}
+	r := &Renderer{name: name, text: text, main: main, builder: builder{settings: s}, known: map[string][]serviceText{}}
 	for _, t := range main.Templates() {
 		file, ok := strings.CutPrefix(t.Name(), filePrefix)
 		if !ok || t == main {
@@ -150,36 +151,45 @@ func (r *Renderer) services(blocks []Block, from *template.Template, name string
 	if t == nil {
 		return nil, fmt.Errorf("template: %s: {{services}} wants a template defined as %q, and there is none", callOf(from, name), name)
 	}
-	old := r.known[name]
-	texts := make([]*serviceText, 0, len(m.Services))
+	known, texts := r.known[name], slices.Grow(r.spare, len(m.Services))
+	old := known
 	for _, s := range m.Services {
 		for len(old) > 0 && old[0].service != s && old[0].service.Name < s.Name {
 			old = old[1:]
 		}
+		var text serviceText
 		if len(old) > 0 && old[0].service == s {
-			texts, old = append(texts, old[0]), old[1:]
-			continue
+			text, old = old[0], old[1:]
+		} else {
+			block, err := r.service(t, s)
+			if err != nil {
+				r.faults = append(r.faults, &ServiceError{Service: s.Name, Err: err})
+				continue
+			}
+			text = serviceText{s, block}
 		}
-		text, err := r.execute(t, s)
-		if err == nil {
-			err = checkLines(t, text, "")
-		}
-		if err != nil {
-			r.faults = append(r.faults, &ServiceError{Service: s.Name, Err: err})
-			continue
-		}
-		block := NewBlock("service "+s.Name, endLine(text))
-		block.Service = s.Name
-		texts = append(texts, &serviceText{service: s, block: block})
-	}
-	r.known[name] = texts
-	blocks = slices.Grow(blocks, len(texts)+1)
-	for _, text := range texts {
-		if text.block.Text != "" {
+		texts = append(texts, text)
+		if text.block != (Block{}) {
 			blocks = append(blocks, text.block)
 		}
 	}
+	clear(known)
+	r.known[name], r.spare = texts, known[:0]
 	return blocks, nil
+}
+
+// service makes the text of one service, the zero Block if it has none.
+func (r *Renderer) service(t *template.Template, s *Service) (Block, error) {
+	text, err := r.execute(t, s)
+	if err != nil || text == "" {
+		return Block{}, err
+	}
+	if err := checkLines(t, text, ""); err != nil {
+		return Block{}, err
+	}
+	block := NewBlock("service "+s.Name, endLine(text))
+	block.Service = s.Name
+	return block, nil
 }
 
 // execute runs a template.
