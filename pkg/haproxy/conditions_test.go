@@ -70,7 +70,7 @@ func replaced(text, old, instead string) string {
 // TestConditionalServersAreNotDrift: servers that only HAProxy can name, or that stand in a condition,
 // are neither missed nor taken away by the audit (P6).
 func TestConditionalServersAreNotDrift(t *testing.T) {
-	live := []liveServer{{backend: "b", name: "s1", address: "10.0.0.1:80", weight: 1}}
+	live := []liveServer{{backend: "b", name: "s1", address: netip.MustParseAddrPort("10.0.0.1:80"), weight: 1}}
 	for name, text := range map[string]string{
 		"in a condition":          "backend b\n.if 0\n server s2 10.0.0.2:80\n.else\n server s1 10.0.0.1:80\n.endif\n",
 		"a section in one":        ".if 0\nbackend b\n server s2 10.0.0.2:80\n.else\nbackend b\n server s1 10.0.0.1:80\n.endif\n",

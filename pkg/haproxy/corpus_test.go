@@ -131,7 +131,7 @@ func mustRun(t *testing.T, api runtimeAPI, text string) {
 		t.Fatal(err)
 	}
 	live := map[string]map[string]liveServer{}
-	for _, row := range list.rows {
+	for row := range list.rows() {
 		s := list.live(row)
 		if live[s.backend] == nil {
 			live[s.backend] = map[string]liveServer{}

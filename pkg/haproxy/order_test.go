@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -93,7 +94,7 @@ func TestPlanKnowsWherePlacesCount(t *testing.T) {
 // place again (P6).
 func TestAuditHeedsPlaces(t *testing.T) {
 	text := "defaults d\nbackend b from d\nserver x 10.0.0.1:80 backup\nserver y 10.0.0.2:80 backup\n"
-	all := []liveServer{{backend: "b", name: "x", address: "10.0.0.1:80", weight: 1}, {backend: "b", name: "y", address: "10.0.0.2:80", weight: 1}}
+	all := []liveServer{{backend: "b", name: "x", address: netip.MustParseAddrPort("10.0.0.1:80"), weight: 1}, {backend: "b", name: "y", address: netip.MustParseAddrPort("10.0.0.2:80"), weight: 1}}
 	first, last := compare(text, all[1:], Capabilities{}, nil), compare(text, all[:1], Capabilities{}, nil)
 	got := []string{first.reload, last.reload}
 	want := []string{"b/x is not running: it is new, and its place before others counts", ""}

@@ -150,7 +150,7 @@ func probeable(files render.Files) []netip.AddrPort {
 		return nil
 	}
 	var all []netip.AddrPort
-	for _, s := range parse(files[0].Text()) {
+	for _, s := range parse(mentioning(files[0], "bind")) {
 		if s.off() {
 			continue
 		}
@@ -226,7 +226,7 @@ func probeBeside(wanted render.Files) error {
 
 // sharesNothing tells whether a HAProxy with these files lets nobody bind beside it.
 func sharesNothing(files render.Files) bool {
-	return len(files) > 0 && strings.Contains(files[0].Text(), "noreuseport")
+	return len(files) > 0 && has(files[0], "noreuseport")
 }
 
 // unbindable is the refusal of an address that cannot be had. Everything else, such as a free port that

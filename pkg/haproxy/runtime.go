@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -147,6 +148,7 @@ func (c *conversation) exchange(statements []string) ([]string, error) {
 
 // answer reads up to the next prompt.
 func (c *conversation) answer() (string, error) {
+	const portion = 4 << 10
 	from := 0
 	for {
 		if i := bytes.Index(c.buf[from:], []byte(prompt)); i >= 0 {
@@ -158,9 +160,9 @@ func (c *conversation) answer() (string, error) {
 			return "", errors.New("an answer without an end")
 		}
 		from = max(0, len(c.buf)-len(prompt))
-		part := make([]byte, 16<<10)
-		n, err := c.conn.Read(part)
-		c.buf = append(c.buf, part[:n]...)
+		c.buf = slices.Grow(c.buf, portion)
+		n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
+		c.buf = c.buf[:len(c.buf)+n]
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

@@ -69,26 +69,37 @@ func readOptions(words []string) (opts []option, why string) {
 
 // readServer reads a server line and adds what default-server lines give it. Later words win.
 func readServer(l line, defaults []option, whyDefaults string) server {
-	s := server{weight: 1, why: whyDefaults, raw: l.key(), drain: drainOf(l)}
+	s := server{weight: 1, why: whyDefaults, drain: drainOf(l)}
+	s.read(l, defaults)
+	if s.why != "" {
+		s.raw = l.key()
+	}
+	return s
+}
+
+// read reads the words of a line.
+func (s *server) read(l line, defaults []option) {
 	if len(l.words) < 3 {
 		s.name = strings.Join(l.words[1:], " ")
 		s.why = "a server line without an address"
-		return s
+		return
 	}
 	s.name, s.address = l.words[1], l.words[2]
 	if !l.plain {
 		s.why = "quotes or escapes that only haproxy can read"
-		return s
+		return
 	}
 	own, why := readOptions(l.words[3:])
 	if why != "" {
 		s.why = why
-		return s
+		return
 	}
-	for _, o := range slices.Concat(defaults, own) {
+	for _, o := range defaults {
 		s.take(o)
 	}
-	return s
+	for _, o := range own {
+		s.take(o)
+	}
 }
 
 // take adds one word to a server.

@@ -86,7 +86,7 @@ func lasting(running, wanted string) map[string]*server {
 func (l serverList) states(last map[string]*server) string {
 	var out strings.Builder
 	out.WriteString(noStates + "# " + strings.Join(l.names, " ") + "\n")
-	for _, row := range l.rows {
+	for row := range l.rows() {
 		s := last[l.get(row, "be_name")+"/"+l.get(row, "srv_name")]
 		if s == nil || !l.asWritten(row, s) {
 			continue
@@ -110,7 +110,7 @@ func (l serverList) asWritten(row []string, s *server) bool {
 	written, err := netip.ParseAddrPort(s.address)
 	check, _ := strconv.Atoi(l.get(row, "srv_check_state")) // 0 is no running check
 	tls := map[bool]string{true: "1", false: "0"}[s.has("ssl")]
-	return err == nil && written.String() == l.live(row).address &&
+	return err == nil && written == l.live(row).address &&
 		l.get(row, "srv_admin_state") == "0" && check&(checkRuns|checkPaused) == checkRuns &&
 		l.get(row, "srv_use_ssl") == tls &&
 		l.get(row, "srv_check_port") == s.arg("port", "0") && l.get(row, "srv_check_addr") == s.arg("addr", "-")
@@ -145,7 +145,7 @@ func (d *Driver) carryStates(ctx context.Context, want render.Files) (done func(
 // states is the content of the state file for a reload. With zero-warning HAProxy refuses to start with
 // a server that is down.
 func (d *Driver) states(ctx context.Context, want render.Files) (string, error) {
-	if d.running == nil || slices.ContainsFunc(globals(want), func(l line) bool { return word(l, 0) == "zero-warning" }) {
+	if d.running == nil || !hasChecks(want[0]) || slices.ContainsFunc(globals(want), func(l line) bool { return word(l, 0) == "zero-warning" }) {
 		return noStates, nil
 	}
 	last := lasting(d.running[0].Text(), want[0].Text())

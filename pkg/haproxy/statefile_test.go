@@ -46,7 +46,7 @@ func (b *bench) rows(tb testing.TB) map[string]map[string]string {
 		tb.Fatal(err)
 	}
 	all := map[string]map[string]string{}
-	for _, row := range list.rows {
+	for row := range list.rows() {
 		columns := map[string]string{}
 		for _, name := range list.names {
 			columns[name] = list.get(row, name)

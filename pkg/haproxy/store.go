@@ -91,11 +91,21 @@ func (s store) stage(files render.Files) (candidate, error) {
 	}
 	c := candidate{store: s, dir: dir, files: files, proxies: sync.OnceValue(func() map[string]*proxy { return knownProxies(files[0].Text()) })}
 	for _, f := range files {
-		if err := os.WriteFile(s.at(dir, f.Name), []byte(f.Text()), 0o600); err != nil {
+		if err := writeNew(s.at(dir, f.Name), f); err != nil {
 			return candidate{}, errors.Join(fmt.Errorf("stage the configuration: %w", err), c.discard())
 		}
 	}
 	return c, nil
+}
+
+// writeNew writes a file that is not there yet.
+func writeNew(path string, f render.File) error {
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteTo(out)
+	return errors.Join(err, out.Close())
 }
 
 // newDir makes a directory for a candidate. Its path is absolute, for the check works in it.

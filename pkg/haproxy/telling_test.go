@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -23,12 +24,12 @@ func TestDifferencesInWords(t *testing.T) {
     server s6 192.0.2.6:80
 `
 	live := []liveServer{
-		{backend: "be", name: "s1", address: "192.0.2.1:80", weight: 1, maint: true},
-		{backend: "be", name: "s2", address: "192.0.2.2:80", weight: 9, drained: true},
-		{backend: "be", name: "s3", address: "192.0.2.3:80", weight: 1},
-		{backend: "be", name: "s4", address: "192.0.2.4:80", weight: 1, unchecked: true},
-		{backend: "be", name: "s5", address: "192.0.2.50:80", weight: 1},
-		{backend: "be", name: "s9", address: "192.0.2.9:80", weight: 1},
+		{backend: "be", name: "s1", address: netip.MustParseAddrPort("192.0.2.1:80"), weight: 1, maint: true},
+		{backend: "be", name: "s2", address: netip.MustParseAddrPort("192.0.2.2:80"), weight: 9, drained: true},
+		{backend: "be", name: "s3", address: netip.MustParseAddrPort("192.0.2.3:80"), weight: 1},
+		{backend: "be", name: "s4", address: netip.MustParseAddrPort("192.0.2.4:80"), weight: 1, unchecked: true},
+		{backend: "be", name: "s5", address: netip.MustParseAddrPort("192.0.2.50:80"), weight: 1},
+		{backend: "be", name: "s9", address: netip.MustParseAddrPort("192.0.2.9:80"), weight: 1},
 	}
 	m := compare(text, live, Capabilities{}, nil)
 	want := "be/s1 is out of service; be/s2 has weight 9 instead of 5, is drained; be/s3 is in service; be/s4 is not checked; " +

@@ -45,8 +45,8 @@ func splitLine(raw string) line {
 	if s.quote != 0 {
 		s.refused = true
 	}
-	if len(s.word) > 0 {
-		s.words = append(s.words, string(s.word))
+	if word := s.taken(); word != "" {
+		s.keep(word)
 	}
 	l := line{words: s.words, known: s.known, raw: text}
 	if l.known < 0 {
@@ -63,10 +63,11 @@ func splitLine(raw string) line {
 type splitter struct {
 	rest    string // what is not read yet
 	words   []string
-	word    []byte
-	quote   byte // the quotes that are open
-	known   int  // how many words are certain, -1 for all
-	refused bool // HAProxy refuses the line
+	piece   string // the present word as it stands in the line,
+	word    []byte // or what it is made of, if that is more than one piece
+	quote   byte   // the quotes that are open
+	known   int    // how many words are certain, -1 for all
+	refused bool   // HAProxy refuses the line
 }
 
 // next reads what stands next in the line, false if that is its end.
@@ -75,7 +76,7 @@ func (s *splitter) next() bool {
 	for n < len(s.rest) && ordinary(s.rest[n]) {
 		n++
 	}
-	s.word = append(s.word, s.rest[:n]...)
+	s.add(s.rest[:n])
 	if s.rest = s.rest[n:]; s.rest == "" {
 		return false
 	}
@@ -87,13 +88,13 @@ func (s *splitter) next() bool {
 	case c == s.quote:
 		s.quote = 0
 	case s.quote == '\'':
-		s.word = append(s.word, c)
+		s.put(c)
 	case c == '\\':
 		s.escape()
 	case s.quote == '"' && c == '$':
 		s.variable()
 	case s.quote == '"' || c == '$':
-		s.word = append(s.word, c)
+		s.put(c)
 	case c == '"' || c == '\'':
 		s.quote = c
 	case c == '#':
@@ -102,6 +103,45 @@ func (s *splitter) next() bool {
 		s.endWord()
 	}
 	return true
+}
+
+// add adds characters of the line to the present word. A word that is nothing else stays a part of the line.
+func (s *splitter) add(piece string) {
+	switch {
+	case piece == "":
+	case s.piece == "" && len(s.word) == 0:
+		s.piece = piece
+	default:
+		s.word = append(s.apart(), piece...)
+	}
+}
+
+// put adds a character to the present word.
+func (s *splitter) put(c byte) { s.word = append(s.apart(), c) }
+
+// apart is the present word as what it is made of.
+func (s *splitter) apart() []byte {
+	s.word, s.piece = append(s.word, s.piece...), ""
+	return s.word
+}
+
+// taken is the present word, which ends.
+func (s *splitter) taken() string {
+	word := s.piece
+	if len(s.word) > 0 {
+		word = string(s.word)
+	}
+	s.piece, s.word = "", s.word[:0]
+	return word
+}
+
+// keep adds a word to those of the line.
+func (s *splitter) keep(word string) {
+	const usual = 6
+	if s.words == nil {
+		s.words = make([]string, 0, usual)
+	}
+	s.words = append(s.words, word)
 }
 
 // ordinary tells whether a character means itself everywhere.
@@ -117,8 +157,7 @@ func ordinary(c byte) bool {
 // endWord ends a word at the blanks behind it.
 func (s *splitter) endWord() {
 	s.rest = strings.TrimLeft(s.rest, blanks)
-	s.words = append(s.words, string(s.word))
-	s.word = s.word[:0]
+	s.keep(s.taken())
 	s.refused = s.refused || len(s.words) >= maxWords // even if none follows
 }
 
@@ -131,7 +170,7 @@ func (s *splitter) variable() {
 	if strings.HasPrefix(name, ".") {
 		s.known = 0
 	}
-	s.word = append(s.word, '$')
+	s.put('$')
 }
 
 // unsure notes that nothing is certain from the present word on.
@@ -160,14 +199,15 @@ func (s *splitter) escape() {
 		return
 	case '$':
 		if s.quote == 0 {
-			s.word = append(s.word, '\\')
+			s.put('\\')
 			return
 		}
 	default:
-		s.word = append(s.word, '\\')
+		s.put('\\')
 		return
 	}
-	s.word, s.rest = append(s.word, c), s.rest[1:]
+	s.put(c)
+	s.rest = s.rest[1:]
 }
 
 // hexadecimal reads an "x" and two digits of a character's number. HAProxy refuses less than two, and
@@ -189,5 +229,6 @@ func (s *splitter) hexadecimal() {
 	if c == 0 {
 		s.unsure()
 	}
-	s.word, s.rest = append(s.word, c), s.rest[3:]
+	s.put(c)
+	s.rest = s.rest[3:]
 }

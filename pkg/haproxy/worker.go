@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -66,7 +67,7 @@ func (r runtimeAPI) listensNowhere(ctx context.Context) bool {
 // liveServer is one server as HAProxy runs it.
 type liveServer struct {
 	backend, name string
-	address       string // address and port, joined as in a text
+	address       netip.AddrPort
 	maint         bool
 	drained       bool // gets no new requests but those with its cookie; no text says that
 	stopped       bool
@@ -80,8 +81,8 @@ func (r runtimeAPI) servers(ctx context.Context, of Worker) ([]liveServer, error
 	if err != nil {
 		return nil, err
 	}
-	var all []liveServer
-	for _, row := range list.rows {
+	all := make([]liveServer, 0, strings.Count(list.text, "\n"))
+	for row := range list.rows() {
 		all = append(all, list.live(row))
 	}
 	return all, nil
@@ -105,7 +106,20 @@ func (r runtimeAPI) list(ctx context.Context, of Worker) (serverList, error) {
 type serverList struct {
 	names  []string
 	column map[string]int
-	rows   [][]string // one for each server
+	text   string // below the names
+}
+
+// rows are those of the servers, one after another: each is good for one turn.
+func (l serverList) rows() iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		var row []string
+		for raw := range strings.Lines(l.text) {
+			row = slices.AppendSeq(row[:0], strings.FieldsSeq(raw))
+			if len(row) >= len(l.names) && !yield(row) {
+				return
+			}
+		}
+	}
 }
 
 // needs returns an error unless there are these columns.
@@ -139,19 +153,11 @@ func parseServers(answer string) (serverList, error) {
 	if strings.TrimSpace(version) != "1" || !ok || !strings.HasSuffix(answer, "\n\n") {
 		return serverList{}, fmt.Errorf("the answer %.80q is not a list of servers", answer)
 	}
-	l := serverList{names: strings.Fields(strings.TrimPrefix(header, "#")), column: map[string]int{}}
+	l := serverList{names: strings.Fields(strings.TrimPrefix(header, "#")), column: map[string]int{}, text: rest}
 	for i, name := range l.names {
 		l.column[name] = i
 	}
-	if err := l.needs("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state"); err != nil {
-		return serverList{}, err
-	}
-	for row := range strings.Lines(rest) {
-		if f := strings.Fields(row); len(f) >= len(l.names) {
-			l.rows = append(l.rows, f)
-		}
-	}
-	return l, nil
+	return l, l.needs("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_uweight", "srv_check_state")
 }
 
 // live is what a row tells of its server.
@@ -170,7 +176,7 @@ func (l serverList) live(row []string) liveServer {
 		unchecked: number("srv_check_state")&checkRuns == checkConfigured,
 	}
 	if addr, err := netip.ParseAddr(l.get(row, "srv_addr")); err == nil {
-		s.address = netip.AddrPortFrom(addr, uint16(number("srv_port"))).String() //nolint:gosec // a port
+		s.address = netip.AddrPortFrom(addr, uint16(number("srv_port"))) //nolint:gosec // a port
 	}
 	return s
 }
@@ -198,7 +204,8 @@ func knownProxies(text string) map[string]*proxy {
 	all := parse(text)
 	defaults := defaultsOf(all)
 	proxies := map[string]*proxy{}
-	for _, s := range all {
+	for i, s := range all {
+		all[i].lines = nil // of a large text as many as there are servers
 		if !s.isProxy() {
 			continue
 		}
@@ -212,16 +219,18 @@ func knownProxies(text string) map[string]*proxy {
 // hold holds the running servers against the proxies of a text.
 func hold(proxies map[string]*proxy, live []liveServer, can Capabilities, leaving map[string]*departure) mismatch {
 	var m mismatch
-	running := map[string]liveServer{}
-	for _, s := range live {
-		running[s.backend+"/"+s.name] = s
+	running := make(map[*server]*liveServer, len(live))
+	for i := range live {
+		if p := proxies[live[i].backend]; p != nil {
+			running[p.find(live[i].name)] = &live[i]
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(proxies)) {
 		p := proxies[name]
 		for i := range p.servers {
-			s, ok := running[name+"/"+p.servers[i].name]
-			m.returns(p, &p.servers[i], leaving)
-			m.server(p, &p.servers[i], s, ok, can)
+			s := &p.servers[i]
+			m.returns(p, s, leaving)
+			m.server(p, s, running[p.find(s.name)], can)
 		}
 	}
 	for _, s := range live {
@@ -250,14 +259,14 @@ func (m *mismatch) returns(p *proxy, s *server, leaving map[string]*departure) {
 	}
 }
 
-// server holds one server of the text against the running one.
-func (m *mismatch) server(p *proxy, s *server, live liveServer, runs bool, can Capabilities) {
+// server holds one server of the text against the running one, nil if there is none.
+func (m *mismatch) server(p *proxy, s *server, live *liveServer, can Capabilities) {
 	target := p.name + "/" + s.name
 	mend := proxyChange{before: p, after: p, can: can}
 	switch {
-	case s.why != "" && runs:
+	case s.why != "" && live != nil:
 		return // its words are only for HAProxy to read
-	case !runs:
+	case live == nil:
 		if why := mend.add(s); why != "" {
 			m.reloadFor(target + " is not running: " + why)
 			return
@@ -273,30 +282,32 @@ func (m *mismatch) server(p *proxy, s *server, live liveServer, runs bool, can C
 	}
 	if n := len(mend.up) + len(mend.down); n > 0 {
 		m.repair = append(append(m.repair, mend.up...), mend.down...)
-		m.what = append(m.what, target+" "+s.unlike(live, runs))
+		m.what = append(m.what, target+" "+s.unlike(live))
 	}
 }
 
 // unlike says what is other about a running server than its line says.
-func (s *server) unlike(live liveServer, runs bool) string {
+func (s *server) unlike(live *liveServer) string {
+	if live == nil {
+		return "is missing"
+	}
 	var words []string
 	say := func(differs bool, format string, args ...any) {
 		if differs {
 			words = append(words, fmt.Sprintf(format, args...))
 		}
 	}
-	say(!runs, "is missing")
-	say(runs && live.maint && !s.disabled, "is out of service")
-	say(runs && !live.maint && s.disabled, "is in service")
-	say(runs && live.weight != s.weight, "has weight %d instead of %d", live.weight, s.weight)
+	say(live.maint && !s.disabled, "is out of service")
+	say(!live.maint && s.disabled, "is in service")
+	say(live.weight != s.weight, "has weight %d instead of %d", live.weight, s.weight)
 	say(live.drained && !live.maint, "is drained")
 	say(live.unchecked && s.has("check"), "is not checked")
-	say(runs && live.stopped && !live.maint && !s.has("check"), "is down")
+	say(live.stopped && !live.maint && !s.has("check"), "is down")
 	return strings.Join(words, ", ")
 }
 
 // live brings a running server to what its line says.
-func (p *proxyChange) live(live liveServer, s *server) (why string) {
+func (p *proxyChange) live(live *liveServer, s *server) (why string) {
 	was := *s
 	was.disabled, was.weight = live.maint, live.weight
 	if why := p.adjust(&was, s); why != "" {
@@ -315,9 +326,9 @@ func (p *proxyChange) live(live liveServer, s *server) (why string) {
 }
 
 // differentAddress compares literal addresses; others are HAProxy's to resolve.
-func differentAddress(written, live string) bool {
+func differentAddress(written string, live netip.AddrPort) bool {
 	a, err := netip.ParseAddrPort(written)
-	return err == nil && live != "" && a.String() != live
+	return err == nil && live.IsValid() && a != live
 }
 
 // extra handles a running server that the text does not have.
