@@ -50,6 +50,7 @@ type Driver struct {
 	refusal  refusal
 	foreign  bool // another version than our own runs, so that the check is no proof
 	warned   bool // that old workers are not bounded
+	bulky    bool // the whole text and all servers were read, which takes much memory for a moment
 
 	mu     sync.Mutex
 	view   State
@@ -363,7 +364,7 @@ func (d *Driver) connected(ctx context.Context, i info) error {
 
 // meet notes who the worker is.
 func (d *Driver) meet(i info) {
-	d.worker, d.can, d.leaving = i.worker, d.learned.by(i.version), map[string]*departure{}
+	d.worker, d.can, d.leaving, d.bulky = i.worker, d.learned.by(i.version), map[string]*departure{}, true
 	d.answered(i.worker)
 	started(d.cfg.Path) //nolint:errcheck // there seldom is a note, and it does little harm
 	d.mu.Lock()

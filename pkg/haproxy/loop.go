@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -150,6 +151,11 @@ func (l *loop) schedule(ctx context.Context) {
 		return
 	}
 	defer l.release()
+	if l.bulky {
+		// Else the process keeps it until it has allocated as much again, which may take hours.
+		debug.FreeOSMemory()
+		l.bulky = false
+	}
 	if len(l.leaving) > 0 && l.deleteAt.IsZero() {
 		l.deleteEvery = deleteMin
 		l.deleteAt = time.Now().Add(l.deleteEvery)

@@ -25,6 +25,7 @@ func (d *Driver) resort(ctx context.Context, want render.Files, why error) {
 
 // compared holds what the worker runs against files: its servers and its maps.
 func (d *Driver) compared(ctx context.Context, files render.Files) (mismatch, error) {
+	d.bulky = true
 	live, err := d.api.servers(ctx, d.worker)
 	if err != nil {
 		return mismatch{}, err
