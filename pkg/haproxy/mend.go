@@ -40,8 +40,9 @@ func (d *Driver) compared(ctx context.Context, files render.Files) (mismatch, er
 
 // compareMaps adds what maps hold otherwise than their files say.
 func (d *Driver) compareMaps(ctx context.Context, files render.Files, m *mismatch) error {
+	var used uses
 	for _, f := range files[1:] {
-		u := usesOf(files, f.Name)
+		u := used.of(files, f.Name)
 		if u.kind() != useMap || u.other != "" {
 			continue
 		}

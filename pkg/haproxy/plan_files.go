@@ -82,9 +82,6 @@ func (u *uses) dependOn(b render.Block) bool {
 	return false
 }
 
-// usesOf finds out how the files use one of them.
-func usesOf(files render.Files, name string) use { return (&uses{}).of(files, name) }
-
 // of finds out how the files use one of them.
 func (u *uses) of(files render.Files, name string) use {
 	found := u.in(files[0], name)
