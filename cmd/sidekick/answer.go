@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/sidekick-proxy/sidekick/pkg/ask"
@@ -62,7 +63,7 @@ func (p *passage) rendered(files render.Files, of passenger) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	of.files = &files[0]
-	p.on = append(p.on[max(0, len(p.on)-most):], of)
+	p.on = append(slices.Delete(p.on, 0, max(0, len(p.on)-most)), of)
 }
 
 // inForce returns the snapshot that the proxy runs, given the files that are in force now.
@@ -71,7 +72,7 @@ func (p *passage) inForce(files render.Files) (number uint64) {
 	defer p.mu.Unlock()
 	for at, one := range p.on {
 		if one.files == &files[0] {
-			p.on, p.last = p.on[at:], one
+			p.on, p.last = slices.Delete(p.on, 0, at), one // which lets go of those before
 			break
 		}
 	}
