@@ -63,8 +63,8 @@ func runCommand() *cobra.Command {
 
 func environ() []string { return os.Environ() }
 
-// gcPercent is how much the heap may grow between two collections. At 10,000 instances it makes 36 MB of
-// what would be 60, and the agent takes no more of the processor for it (make bench, part agent).
+// gcPercent is how much the heap may grow between two collections. Each change allocates little, so that more of
+// them cost hardly any of the processor (make bench, part agent; docs/scale.md has the figures).
 const gcPercent = 60
 
 // saveMemory sets it, unless the environment has Go's own variable for that.
