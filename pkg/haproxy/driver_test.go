@@ -282,7 +282,7 @@ func TestReloadFailureRollsBack(t *testing.T) {
 		if refused == nil || refused.Stage != StageReload || !strings.Contains(err.Error(), "cannot bind socket") {
 			t.Fatalf("got %v, want HAProxy's words about the address", err)
 		}
-		if port := uint16(taken.Addr().(*net.TCPAddr).Port); !slices.Equal(refused.Unbound(), []uint16{port}) { //nolint:gosec // of 16 bits
+		if port := uint16(taken.Addr().(*net.TCPAddr).Port); !slices.Equal(refused.Unbound(), []uint16{port}) {
 			t.Errorf("ports that it could not have: got %v, want %d", refused.Unbound(), port)
 		}
 		if got, err := os.ReadFile(b.cfg.Path); string(got) != text {

@@ -192,18 +192,24 @@ func linesAbout(configuration render.File, name string) []line {
 	}
 	var lines []line
 	for _, block := range blocks {
-		switch {
-		case !strings.Contains(block.Text, name) && !strings.ContainsAny(block.Text, signs):
-		case hasConditions(block):
-			for _, s := range parse(block.Text) {
-				lines = append(lines, slices.DeleteFunc(s.lines, func(l line) bool { return !mayName(l.raw, name) })...)
-			}
-		default:
-			for raw := range strings.Lines(block.Text) {
-				if mayName(raw, name) {
-					lines = append(lines, splitLine(raw))
-				}
-			}
+		if strings.Contains(block.Text, name) || strings.ContainsAny(block.Text, signs) {
+			lines = append(lines, linesOf(block, name)...)
+		}
+	}
+	return lines
+}
+
+// linesOf are those of one block.
+func linesOf(block render.Block, name string) (lines []line) {
+	if hasConditions(block) {
+		for _, s := range parse(block.Text) {
+			lines = append(lines, slices.DeleteFunc(s.lines, func(l line) bool { return !mayName(l.raw, name) })...)
+		}
+		return lines
+	}
+	for raw := range strings.Lines(block.Text) {
+		if mayName(raw, name) {
+			lines = append(lines, splitLine(raw))
 		}
 	}
 	return lines

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,7 +109,7 @@ func TestSharedFilesFollowTheGroup(t *testing.T) {
 		shared bool
 	}{{group: sharedGroup}, {group: sharedGroup, shared: true}, {group: sharedGroup + 1}, {group: sharedGroup + 1, shared: true}} {
 		plant(t, os.Chown(s.dir(), 0, step.group), os.Chmod(s.dir(), os.ModeSetgid|0o770))
-		plant(t, candidate{store: s, files: append(files(fmt.Sprint(i)), secret)}.swap())
+		plant(t, candidate{store: s, files: append(files(strconv.Itoa(i)), secret)}.swap())
 		now, err := os.Stat(s.at(s.dir(), "a.pem"))
 		plant(t, err)
 		if got := int(now.Sys().(*syscall.Stat_t).Gid); got != step.group || now.Mode() != secretMode {

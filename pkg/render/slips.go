@@ -58,19 +58,25 @@ func readOfSet(list []*template.Template) (names map[string]bool, all bool) {
 			if !ok {
 				return
 			}
-			for at, arg := range command.Args {
-				name, whole := behindSet(arg)
-				if whole && at > 0 && at+1 < len(command.Args) && command.Args[0].String() == "index" {
-					key, constant := command.Args[at+1].(*parse.StringNode)
-					if whole = !constant; constant {
-						name = key.Text
-					}
-				}
-				names[name], all = true, all || whole
+			for at := range command.Args {
+				name, each := readOf(command.Args, at)
+				names[name], all = true, all || each
 			}
 		})
 	}
 	return names, all
+}
+
+// readOf is the name in Set that an argument of a command reads; each is that it may read any.
+func readOf(args []parse.Node, at int) (name string, each bool) {
+	name, whole := behindSet(args[at])
+	if !whole || at == 0 || at+1 == len(args) || args[0].String() != "index" {
+		return name, whole
+	}
+	if key, constant := args[at+1].(*parse.StringNode); constant {
+		return key.Text, false
+	}
+	return "", true
 }
 
 // behindSet is the name of the value of Set that a node is, or that it is Set as a whole.

@@ -2,6 +2,7 @@ package sitefiles
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -148,11 +149,11 @@ func TestFilesAboutServers(t *testing.T) {
 		source := &Source{
 			Choices: render.Choices{ServerCA: path("ca.pem"), ServerCert: path("own.pem")}, Log: log,
 			Rejected: func(list []service.Rejection) {
-				text := ""
+				var text strings.Builder
 				for _, r := range list {
-					text += r.Kind + " " + r.Reason + "\n"
+					fmt.Fprintln(&text, r.Kind, r.Reason)
 				}
-				reasons.Store(strings.ReplaceAll(text, dir, "DIR"))
+				reasons.Store(strings.ReplaceAll(text.String(), dir, "DIR"))
 			},
 		}
 		ended := make(chan error, 1)
