@@ -33,6 +33,7 @@ type bench struct {
 	driver *Driver
 	in     chan render.Files
 	addr   string // of the frontend
+	ahead  int    // how many sets may be sent that the driver has not taken
 	stop   func() error
 }
 
@@ -66,7 +67,7 @@ func (b *bench) run(tb testing.TB) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	b.driver, b.in = d, make(chan render.Files)
+	b.driver, b.in = d, make(chan render.Files, b.ahead)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx, b.in) }()

@@ -110,14 +110,19 @@ func (d *Driver) loop(ctx context.Context, in <-chan render.Files) error {
 	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for {
+	for took := false; ; {
 		l.schedule(ctx)
 		timer.Reset(time.Until(l.next()))
+		first := in // before what is due: that waits for a HAProxy that hangs
+		if took {
+			first = nil // but not all the time: sets may come faster than they are taken
+		}
 		select {
-		case want, open := <-in: // before what is due: that waits for a HAProxy that hangs
-			in = l.take(ctx, in, want, open)
+		case want, open := <-first:
+			in, took = l.take(ctx, in, want, open), true
 			continue
 		default:
+			took = false
 		}
 		select {
 		case want, open := <-in:
