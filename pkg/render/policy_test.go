@@ -290,6 +290,21 @@ func TestClientsBehindProxies(t *testing.T) {
 				t.Errorf("%s: got %s, want %s", what, got, c.want)
 			}
 		}
+		// In quotes a comma parts nothing: what the proxy adds behind one that a client opens would be lost.
+		for what, said := range map[string][]string{
+			"a quote": {`"x, 192.0.2.1`}, "behind an address": {`192.0.2.9 "x, 192.0.2.1`}, "in the first of two": {`"x`, "192.0.2.1"},
+		} {
+			var lines []string
+			for _, value := range said {
+				lines = append(lines, "X-Forwarded-For: "+value)
+			}
+			if got := s.ask(proxyA, s.addr, "two.test/", lines...).status; got != http.StatusBadRequest {
+				t.Errorf("%s: got %d, want 400", what, got)
+			}
+		}
+		if got := s.ask(clientA, s.addr, "two.test/", `X-Forwarded-For: "x`).status; got != http.StatusOK {
+			t.Errorf("a client that is believed nothing: got %d for a quote, want 200", got)
+		}
 		for from, want := range map[string]string{clientA: "", proxyA: "max-age=60"} {
 			if got := s.ask(from, s.addr, "two.test/", "X-Forwarded-Proto: https").header.Get("Strict-Transport-Security"); got != want {
 				t.Errorf("HTTPS, as %s says: told %q, want %q", from, got, want)
