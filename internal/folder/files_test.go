@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sidekick-proxy/sidekick/pkg/service"
 )
@@ -164,4 +166,40 @@ func TestFilesOfOneFile(t *testing.T) {
 		write(t, dir, ".file", "1\n2\n")
 		f.Now()
 	}
+}
+
+// A file that could not be read for what had nothing to do with it, such as too many open files, is read again
+// although it did not change.
+func TestFilesAreReadOnceTheyCanBe(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.a")
+	f := &Files[string]{Folder: Folder{File: path, Largest: 100}, Parse: both} // to list a directory would fail first
+	write(t, dir, "x.a", "1\n2\n")
+	if err := os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	withoutDescriptors(t, f.Now)
+	want(t, f, map[string]string{}, map[string]string{path: path + ": too many open files"})
+	f.Now()
+	want(t, f, map[string]string{path: "1\n2\n"}, map[string]string{})
+}
+
+// withoutDescriptors lets do open no file.
+func withoutDescriptors(t *testing.T, do func()) {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	do()
 }

@@ -190,7 +190,8 @@ func (f *Folder) read(file string) content {
 		return content{fault: "it is no regular file"}
 	}
 	c := content{stamp: stampOf(info)}
-	if before, ok := f.seen[file]; ok && before.stamp == c.stamp && time.Since(info.ModTime()) > fresh {
+	before, ok := f.seen[file]
+	if ok && before.stamp == c.stamp && before.fault == "" && time.Since(info.ModTime()) > fresh { // what is in the way leaves no mark
 		return before
 	}
 	if c.text, err = f.readText(path); err != nil {
@@ -205,9 +206,13 @@ func (f *Folder) readText(path string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, int64(f.Largest)+1))
+	tooLarge := fmt.Errorf("it has more than %d bytes; %s", f.Largest, f.Advice)
+	if info, err := file.Stat(); err == nil && info.Size() > int64(f.Largest) {
+		return "", tooLarge
+	}
+	b, err := io.ReadAll(io.LimitReader(file, int64(f.Largest)+1)) // it may grow meanwhile
 	if err == nil && len(b) > f.Largest {
-		err = fmt.Errorf("it has more than %d bytes; %s", f.Largest, f.Advice)
+		err = tooLarge
 	}
 	if err != nil {
 		return "", err
