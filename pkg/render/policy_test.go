@@ -322,6 +322,10 @@ func TestClientsBehindProxies(t *testing.T) {
 		haproxytest.Until(t, "the client in the log", func() bool {
 			return strings.Contains(strings.Join(s.log.lines(), "\n"), `"client":"192.0.2.51"`)
 		})
+		s.ask(proxyA, s.addr, "*/refused", "X-Forwarded-For: 192.0.2.52")
+		haproxytest.Until(t, "the client of what is no request in the log", func() bool {
+			return strings.Contains(strings.Join(s.log.lines(), "\n"), `"client":"192.0.2.52"`)
+		})
 	})
 }
 
