@@ -1,10 +1,16 @@
 package confd
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -162,5 +168,85 @@ func TestFailFast(t *testing.T) {
 	}
 	if b.read("a") != "1 " || b.read("app") != "-" {
 		t.Errorf("a %q, app %q", b.read("a"), b.read("app"))
+	}
+}
+
+// What is written while the first look is taken does not count either: half of a YAML file is one that says less
+// (unknown is not empty). Nor does a directory that was not there, and is empty for a moment.
+func TestFilesThatAreJustWritten(t *testing.T) {
+	for name, begin := range map[string]func(dir string) error{
+		"half of it":   func(dir string) error { return os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("a: 1\n"), 0o600) },
+		"no file":      func(string) error { return nil },
+		"no directory": func(dir string) error { return os.Remove(dir) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "keys")
+				if err := errors.Join(os.Mkdir(dir, 0o700), begin(dir)); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				sets, ended := make(chan map[string]string), make(chan error, 1)
+				f := files{paths: []string{dir}, every: lookEvery, again: lookAgain}
+				go func() { ended <- f.Run(ctx, []string{"/"}, sets, func(error) {}) }()
+				synctest.Wait() // it has looked
+				if name == "no directory" {
+					if err := os.Mkdir(dir, 0o700); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(lookEvery)
+					synctest.Wait()
+				}
+				if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("a: 1\nb: 2\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(<-sets, map[string]string{"/a": "1", "/b": "2"}); diff != "" {
+					t.Errorf("-got +want\n%s", diff)
+				}
+				cancel()
+				<-ended
+			})
+		})
+	}
+}
+
+// A few lines whose aliases stand for more than any memory holds are a fault, and so are values; what is repeated
+// with measure is none.
+func TestFilesWithAliases(t *testing.T) {
+	lines := []string{"x: &x0 [" + strings.Repeat("v,", 10) + "]"}
+	for n := range 20 {
+		lines = append(lines, fmt.Sprintf("a%d: &x%d [%s]", n, n+1, strings.Repeat(fmt.Sprintf("*x%d,", n), 10)))
+	}
+	large := "x: &x " + strings.Repeat("v", 1<<20) + "\na: [" + strings.Repeat("*x,", 1000) + "]\n"
+	for name, text := range map[string]string{"keys": strings.Join(lines, "\n"), "values": large} {
+		if _, err := pick([]sheet{{"a.yaml", text}}, []string{"/"}); err == nil || !strings.Contains(err.Error(), "file a.yaml: its keys and values take more than 64 MiB") {
+			t.Errorf("%s: got the error %v", name, err)
+		}
+	}
+	if keys, err := pick([]sheet{{"a.yaml", strings.Join(lines[:4], "\n")}}, []string{"/"}); err != nil || len(keys) != 11110 {
+		t.Errorf("got %d keys, %v, want all 11110", len(keys), err)
+	}
+}
+
+// A file that could not be read for what had nothing to do with it is read again although it did not change.
+func TestFilesAreReadOnceTheyCanBe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.yaml")
+	if err := errors.Join(os.WriteFile(path, []byte("a: 1\n"), 0o600), os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	known := folder{}
+	for _, step := range []struct {
+		files uint64 // that may be open
+		bad   bool
+	}{{0, true}, {limit.Cur, false}} {
+		err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: step.files, Max: limit.Max})
+		_, looked := files{paths: []string{path}}.look(&known)
+		if err = errors.Join(err, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)); err != nil || (looked != nil) != step.bad {
+			t.Errorf("with %d files: %v, got the error %v", step.files, err, looked)
+		}
 	}
 }

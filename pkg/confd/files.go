@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,24 +30,24 @@ type sheet struct{ path, text string }
 // half done.
 func (f files) Run(ctx context.Context, roots []string, out chan<- map[string]string, report func(error)) error {
 	var known folder
-	var taken, seen []sheet
+	var taken, seen []sheet // nil while unknown
 	var fault error
-	for first := true; ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		now, err := f.look(&known)
 		wait := f.every
 		switch {
 		case err != nil:
 			report(err)
-		case first || !slices.Equal(now, taken) && slices.Equal(now, seen):
+		case sameSheets(now, taken):
+			report(fault)
+		case sameSheets(now, seen):
 			var keys map[string]string
 			keys, fault = pick(now, roots)
 			report(fault)
 			if fault == nil && !send(ctx, out, keys) {
 				return ctx.Err()
 			}
-			taken, first = now, false
-		case slices.Equal(now, taken):
-			report(fault)
+			taken = now
 		default:
 			wait = f.again
 		}
@@ -58,6 +59,9 @@ func (f files) Run(ctx context.Context, roots []string, out chan<- map[string]st
 	}
 	return ctx.Err()
 }
+
+// sameSheets tells whether both are known and the same.
+func sameSheets(a, b []sheet) bool { return a != nil && b != nil && slices.Equal(a, b) }
 
 func send[T any](ctx context.Context, out chan<- T, v T) (sent bool) {
 	select {
@@ -76,11 +80,12 @@ func (f files) read(roots []string) (map[string]string, error) {
 	return pick(sheets, roots)
 }
 
-// look reads all files, those of them that look changed since the last time with this folder.
+// look reads all files, those of them that look changed since the last time with this folder. It returns nil with an
+// error alone.
 func (f files) look(known *folder) ([]sheet, error) {
 	last := known.seen
 	known.seen = map[string]sight{}
-	var sheets []sheet
+	sheets := []sheet{}
 	for _, path := range f.paths {
 		list, err := f.list(path)
 		if err != nil {
@@ -117,7 +122,10 @@ func pick(sheets []sheet, roots []string) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("file %s: %w", s.path, err)
 		}
-		flatten("/", tree, keys)
+		f := flat{keys: keys, room: largestTree}
+		if f.add("/", tree); f.room < 0 {
+			return nil, fmt.Errorf("file %s: its keys and values take more than %d MiB: let aliases repeat less, or spread them over several files", s.path, largestTree>>20)
+		}
 	}
 	for key := range keys {
 		if !slices.ContainsFunc(roots, func(root string) bool { return strings.HasPrefix(key, root) }) {
@@ -137,21 +145,45 @@ func (s sheet) parse() (tree map[string]any, err error) {
 	return tree, err
 }
 
-// flatten writes each value below its key.
-func flatten(key string, v any, keys map[string]string) {
+// largestTree is what the keys and values of one file may take, in bytes, and ofKey what one takes beside its text.
+const (
+	largestTree = 64 << 20
+	ofKey       = 64
+)
+
+// flat is what a tree of values comes to. There may be no end to it: a few lines of YAML whose aliases name lists of
+// aliases stand for more than any memory holds.
+type flat struct {
+	keys map[string]string
+	room int // in bytes; below zero not all is there
+}
+
+// add writes a value, or each one below it, at its key.
+func (f *flat) add(key string, v any) {
+	if f.room -= ofKey + len(key); f.room < 0 {
+		return
+	}
 	switch v := v.(type) {
 	case nil:
 	case map[string]any:
-		for name, below := range v {
-			flatten(path.Join(key, name), below, keys)
+		for _, name := range slices.Sorted(maps.Keys(v)) { // several may come to one key
+			f.add(path.Join(key, name), v[name])
 		}
 	case []any:
 		for i, below := range v {
-			flatten(path.Join(key, strconv.Itoa(i)), below, keys)
+			f.add(path.Join(key, strconv.Itoa(i)), below)
 		}
+	case string:
+		f.put(key, v)
 	case float64:
-		keys[key] = strconv.FormatFloat(v, 'f', -1, 64)
+		f.put(key, strconv.FormatFloat(v, 'f', -1, 64))
 	default:
-		keys[key] = fmt.Sprint(v)
+		f.put(key, fmt.Sprint(v))
+	}
+}
+
+func (f *flat) put(key, value string) {
+	if f.room -= len(value); f.room >= 0 {
+		f.keys[key] = value
 	}
 }

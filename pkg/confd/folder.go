@@ -133,7 +133,7 @@ func (f *folder) read(last map[string]sight, path string, largest int64) content
 	}
 	before, known := last[path]
 	now.content = before.content
-	if !known || before != now || time.Since(info.ModTime()) < fresh {
+	if !known || before != now || now.fault != "" || time.Since(info.ModTime()) < fresh { // what is in the way leaves no mark
 		now.content = readFile(path, info, largest)
 	}
 	f.seen[path] = now
