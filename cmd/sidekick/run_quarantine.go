@@ -192,13 +192,13 @@ func (r *renderStage) keep(x *examining) {
 // noteRefusal notes what the driver has refused, for the render stage to examine, or that all is in force.
 func (a *agent) noteRefusal(err error) {
 	refused, ok := errors.AsType[*haproxy.Refused](err)
+	if ok && len(refused.Unbound()) > 0 { // first, lest an exam begins, which would blame a service for a port
+		a.ports.unloaded.Store(refused)
+	}
 	switch {
 	case err == nil:
 		a.refusal.Store(nil)
 	case ok && refused.OfText():
 		a.refusal.Store(refused)
-	}
-	if ok && len(refused.Unbound()) > 0 {
-		a.ports.unloaded.Store(refused)
 	}
 }

@@ -286,9 +286,16 @@ func TestClientsBehindProxies(t *testing.T) {
 			"behind one that is broken":    {proxyA, "192.0.2.5, unknown", proxyA},
 			"behind one that says nothing": {proxyA, "", proxyA},
 		} {
-			if got := s.ask(c.from, s.addr, "two.test/"+c.want, "X-Forwarded-For: "+c.said).seen(t).Get("X-Real-Ip"); got != c.want {
+			headers := []string{"X-Forwarded-For: " + c.said}
+			if c.said != "" { // whoever only adds to that passes this on as a client wrote it
+				headers = append(headers, "X-Real-IP: 198.51.100.66")
+			}
+			if got := s.ask(c.from, s.addr, "two.test/"+c.want, headers...).seen(t).Get("X-Real-Ip"); got != c.want {
 				t.Errorf("%s: got %s, want %s", what, got, c.want)
 			}
+		}
+		if got := s.ask(proxyA, s.addr, "two.test/", "X-Real-IP: 192.0.2.10").seen(t).Get("X-Real-Ip"); got != "192.0.2.10" {
+			t.Errorf("of a proxy that says nothing else: got %s, want what it says", got)
 		}
 		// In quotes a comma parts nothing: what the proxy adds behind one that a client opens would be lost.
 		for what, said := range map[string][]string{
