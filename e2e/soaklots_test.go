@@ -247,7 +247,7 @@ func (s *soak) drawTemplate(r *rand.Rand) step {
 		text = replaced(text, "timeout client 60s", fmt.Sprintf("timeout client %ds", 50+r.IntN(5)))
 	}
 	if r.IntN(3) == 0 {
-		text = replaced(text, "balance {{.Balance}}\n", "balance first\n")
+		text = replaced(text, "{{else}}{{.Balance}}{{end}}\n", "{{else}}first{{end}}\n")
 	}
 	if r.IntN(3) == 0 {
 		text = replaced(text, "weight {{.Weight}}\n", "weight {{.Weight}} check inter 500ms\n")

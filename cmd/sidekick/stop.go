@@ -177,18 +177,22 @@ func (s *stopping) takeOut(cmd *cobra.Command) (late, err error) {
 func (s *stopping) override(ctx context.Context, limit time.Duration) (revision int64, err error) {
 	s.until = time.Now().Add(limit + s.longestGrace() + stopMargin).UTC()
 	for _, t := range s.targets {
-		var old *service.Override
-		revision, old, err = s.board.Change(ctx, t, func(old *service.Override) (*service.Override, error) {
+		var asked bool
+		var before *service.Override
+		revision, _, err = s.board.Change(ctx, t, func(old *service.Override) (*service.Override, error) {
 			o := &service.Override{Target: t, State: service.Maint, Until: s.until, By: stopBy + s.by()}
 			if old != nil {
 				o.Weight = old.Weight
 			}
+			asked, before = true, beforeStop(old)
 			return o, nil
 		})
+		if asked { // and perhaps written, though an interrupted command does not hear of it
+			s.before = append(s.before, before)
+		}
 		if err != nil {
 			return 0, err
 		}
-		s.before = append(s.before, beforeStop(old))
 	}
 	return revision, nil
 }

@@ -37,8 +37,14 @@ func startFaulty(tb testing.TB, bin string) *faulty {
 // tells waits until State has an error with all these words.
 func (f *faulty) tells(tb testing.TB, words ...string) {
 	tb.Helper()
+	var last string
+	defer func() {
+		if tb.Failed() {
+			tb.Logf("the last error: %q", last)
+		}
+	}()
 	haproxytest.Until(tb, fmt.Sprintf("an error with %q", words), func() bool {
-		last := f.driver.State().LastError
+		last = f.driver.State().LastError
 		return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(last, w) })
 	})
 }
@@ -183,10 +189,8 @@ func TestWorkerHangs(t *testing.T) {
 		t.Parallel() // it waits most of the time
 		f := startFaulty(t, t.Bin)
 		worker := f.worker(t).Pid
-		if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
 		defer syscall.Kill(worker, syscall.SIGCONT)
+		halt(t, worker)
 		f.send(t, f.text("", "s2 "+f.one))
 		f.tells(t, f.cfg.RuntimeSocket, "does not answer in time", "restart it")
 		if n, most := unixSockets(t), len(haproxytest.Programs(t.T)); n > most {
@@ -202,6 +206,21 @@ func TestWorkerHangs(t *testing.T) {
 		}
 		f.well(t)
 		f.inStep(t, f.text("", "s3 "+f.one))
+	})
+}
+
+// halt stops a process, and returns when all its threads stand still: until then it may answer once more.
+func halt(tb testing.TB, pid int) {
+	tb.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		tb.Fatal(err)
+	}
+	haproxytest.Until(tb, fmt.Sprintf("process %d to stand still", pid), func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return len(threads) > 0 && !slices.ContainsFunc(threads, func(path string) bool {
+			text, err := os.ReadFile(path)
+			return err != nil || !strings.Contains(string(text), ") T ")
+		})
 	})
 }
 
