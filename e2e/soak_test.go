@@ -95,7 +95,7 @@ func soakFor(s *soak, length time.Duration, seed uint64) {
 // round draws steps, plays them, ends all faults and waits until all is as it should be. It returns how
 // long that took.
 func (s *soak) round(seed uint64) time.Duration {
-	s.kills.Store(0)
+	s.ends.Store(0)
 	s.Helper()
 	s.log.begin(seed)
 	steps := s.draw(rand.New(rand.NewPCG(seed, 0)))

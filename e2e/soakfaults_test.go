@@ -39,7 +39,7 @@ func (s *soak) processes(ctx context.Context) (master, worker int) {
 func (s *soak) drawWorkerKilled(*rand.Rand) step {
 	return step{what: "haproxy's worker is killed", do: func(ctx context.Context) error {
 		_, worker := s.processes(ctx)
-		s.kills.Add(1)
+		s.ends.Add(1)
 		return kill(worker)
 	}}
 }
@@ -56,14 +56,14 @@ func (s *soak) drawMasterKilled(r *rand.Rand) step {
 	orphan := time.Duration(r.IntN(2)*r.IntN(3000)) * time.Millisecond
 	if s.external {
 		return step{what: fmt.Sprintf("haproxy's master is killed, its worker %s later", orphan), do: func(context.Context) error {
-			s.kills.Add(1)
+			s.ends.Add(1)
 			s.keeper.signal(syscall.SIGKILL, orphan, "")
 			return nil
 		}}
 	}
 	return step{what: "haproxy's master is killed", do: func(ctx context.Context) error {
 		master, _ := s.processes(ctx)
-		s.kills.Add(1)
+		s.ends.Add(1)
 		return kill(master)
 	}}
 }
@@ -73,6 +73,7 @@ func (s *soak) drawRestart(r *rand.Rand) step {
 	bin := s.nextBin(r)
 	signal := []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR1}[r.IntN(2)]
 	return step{what: fmt.Sprintf("haproxy is restarted by %v with %s", signal, bin), do: func(context.Context) error {
+		s.ends.Add(1)
 		s.keeper.signal(signal, 0, bin)
 		return nil
 	}}

@@ -126,8 +126,8 @@ func (k *killPoints) take() error {
 		return nil // before the first
 	}
 	if _, err := os.Stat(k.soak.config() + ".refused"); err == nil {
-		// Somebody who kills HAProxy at each of its starts is like a text that ends it.
-		if k.soak.kills.Load() < 2 {
+		// Somebody who ends HAProxy after each of its starts, before an agent has seen it run, is like a text that does.
+		if k.soak.ends.Load() < 2 {
 			k.wrong(errors.New("a configuration on disk was refused at a start of haproxy and set aside (F8)"))
 		}
 		return os.Remove(k.soak.config() + ".refused")

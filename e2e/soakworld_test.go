@@ -34,7 +34,7 @@ type soak struct {
 	played int
 
 	watched func()       // ends the looking for what must never be
-	kills   atomic.Int64 // of HAProxy in this round
+	ends    atomic.Int64 // of HAProxy in this round, by somebody else
 
 	agentLock, etcdLock, templateLock sync.Mutex
 	socketLock                        map[string]*sync.Mutex // by path
