@@ -16,7 +16,7 @@ TOOL    := go tool -modfile=tools/go.mod
 TAG     ?= latest
 UNIT    := $$(go list ./... | grep -vE '/e2e(/hosts)?$$|/pkg/(registry|haproxy|render)($$|/)')
 
-.PHONY: help build image demo test check unit proxy registry fuzz e2e e2e-hosts bench bench-fleet docs golden lint soak deps images static format vet tidy staticcheck once clean
+.PHONY: help build image demo test check unit driver texts registry fuzz e2e e2e-hosts bench bench-fleet docs golden lint soak deps images static format vet tidy staticcheck once clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,7 +36,7 @@ demo: ## three containers behind HAProxy, replaced under load (HTTP_PORT, ADMIN_
 	@go build -o bin/demo ./examples/demo && exec bin/demo $(if $(ONCE),-once)
 
 test: ## everything, as the CI runs it
-	@scripts/stages deps:120 images:120 static:180 unit:240 e2e:1000/proxy:600,registry:300,fuzz:180,e2e-hosts:240 once:90
+	@scripts/stages deps:120 images:120 static:180 unit:240 e2e:1000/driver:600,fuzz:180/registry:300,texts:300,e2e-hosts:240 once:90
 
 check: ## the fast part: format, vet, staticcheck, tidiness, unit tests
 	@scripts/stages static:180 staticcheck:180 quick:240
@@ -67,10 +67,12 @@ quick:
 unit: ## unit tests with the race detector, engine included, but for those below
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race $(UNIT)
 
-# Texts are made by one goroutine, and the driver behind their traffic has its own tests for races.
-proxy: ## unit tests of the driver with the race detector, and of texts, HAProxy 2.6 and 3.0
+driver: ## unit tests of what drives HAProxy with the race detector, HAProxy 2.6 and 3.0
 	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -race -timeout 20m ./pkg/haproxy/...
-	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest ./pkg/render/...
+
+# They are made by one goroutine, and the driver behind their traffic has its own tests for races.
+texts: ## unit tests of what the template makes, and traffic through it, HAProxy 2.6 and 3.0
+	@TEST_HAPROXY=$$(scripts/images)/haproxy-3.0 scripts/gotest -timeout 15m ./pkg/render/...
 
 registry: ## unit tests of the registries with the race detector and real etcd; most of their time is waiting
 	@scripts/gotest -race ./pkg/registry/...
